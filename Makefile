@@ -1,0 +1,62 @@
+# Every target sets up what it needs in .venv.
+#   make demo     install, run the main job with the policy that ships with the package
+#   make test     install, run the tests
+#   make real     install, fetch SmolLM2-135M-Instruct, select from real problems (LEARNALIGN_DATA: see README)
+#   make lint     formatting, linters, types
+#   make dist     wheel and sdist, installed and tried in an environment of their own
+# With a GPU build of torch already installed: make demo VENV_ARGS=--system-site-packages CONSTRAINTS=
+# On a CPU, without CUDA libraries: make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+CONSTRAINTS ?= -c constraints/cpu.txt
+PIP_ARGS ?=
+VENV_ARGS ?=
+LEARNALIGN_DATA ?= $(patsubst %/gsm8k,%,$(firstword $(wildcard ../*/data/gsm8k)))
+export LEARNALIGN_DATA
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := pyproject.toml setup.py $(wildcard constraints/*.txt csrc/*.cpp csrc/*.hpp)
+
+.PHONY: demo test real lint format dist clean
+
+demo: .venv/installed
+	$(BIN)/learnalign demo runs/demo
+
+test: .venv/developing
+	$(BIN)/python -P -m pytest
+
+real: .venv/installed
+	$(PIP) install -q $(PIP_ARGS) $(CONSTRAINTS) gguf accelerate
+	$(BIN)/python bench/real.py runs/real
+
+lint: .venv/developing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror csrc/*.cpp csrc/*.hpp
+
+format: .venv/developing
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i csrc/*.cpp csrc/*.hpp
+
+dist: .venv/developing
+	rm -rf dist build
+	$(BIN)/python -m build
+	bash .ci/try-dist
+
+clean:
+	rm -rf .venv build dist runs *.egg-info learnalign/_core*.so
+
+.venv/bin/python:
+	$(PYTHON) -m venv $(VENV_ARGS) .venv
+	$(PIP) install -q $(PIP_ARGS) -U pip
+
+.venv/installed: .venv/bin/python $(SOURCES)
+	$(PIP) install -q $(PIP_ARGS) $(CONSTRAINTS) -e .
+	touch $@
+
+.venv/developing: .venv/bin/python $(SOURCES)
+	$(PIP) install -q $(PIP_ARGS) $(CONSTRAINTS) -e ".[dev]"
+	touch $@ .venv/installed

@@ -1,0 +1,276 @@
+// The only file that sees Python: checks arrays, releases the interpreter lock, names errors. No arithmetic
+// here.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <vector>
+
+#include "cpu.hpp"
+#include "crc32c.hpp"
+#include "error.hpp"
+#include "files.hpp"
+#include "journal.hpp"
+#include "parallel.hpp"
+#include "score.hpp"
+#include "select.hpp"
+#include "store.hpp"
+
+#include <fcntl.h>
+
+namespace py = pybind11;
+
+namespace learnalign {
+namespace {
+
+const char* python_class(ErrorKind kind) {
+    switch (kind) {
+        case ErrorKind::array:
+            return "ArrayError";
+        case ErrorKind::config:
+            return "ConfigError";
+        case ErrorKind::store:
+            return "StoreError";
+        case ErrorKind::corrupt:
+            return "StoreCorruptError";
+    }
+    return "LearnAlignError";
+}
+
+void raise_in_python(const Error& error) {
+    const py::object type = py::module_::import("learnalign.errors").attr(python_class(error.kind()));
+    PyErr_SetString(type.ptr(), error.what());
+}
+
+// Called without the interpreter lock: takes it, and turns a pending Ctrl-C into KeyboardInterrupt.
+void poll_signals() {
+    const py::gil_scoped_acquire lock;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
+using Doubles = py::array_t<double, py::array::c_style>;
+
+const double* column(const Doubles& array, int64_t rows, const char* name) {
+    if (array.ndim() != 1 || array.shape(0) != rows) {
+        throw Error(ErrorKind::array, std::string(name) + " must be float64 [" + std::to_string(rows) + "]");
+    }
+    return array.data();
+}
+
+Dtype dtype_named(const std::string& name) {
+    if (name == "float16") return Dtype::float16;
+    if (name == "int8") return Dtype::int8;
+    if (name == "float32") return Dtype::float32;
+    throw Error(ErrorKind::store, "a store's dtype must be float16, int8 or float32, found \"" + name + "\"");
+}
+
+Dtype dtype_of(const py::array& array) {
+    const py::dtype dtype = array.dtype();
+    if (dtype.kind() == 'i' && dtype.itemsize() == 1) return Dtype::int8;
+    if (dtype.kind() == 'f' && dtype.itemsize() == 2) return Dtype::float16;
+    if (dtype.kind() == 'f' && dtype.itemsize() == 4) return Dtype::float32;
+    if (dtype.kind() == 'f' && dtype.itemsize() == 8) return Dtype::float64;
+    throw Error(ErrorKind::array, "rows must be int8, float16, float32 or float64");
+}
+
+RowSource source_of(const std::vector<py::array>& shards) {
+    RowSource source{{}, Dtype::float32, 0};
+    for (size_t s = 0; s < shards.size(); ++s) {
+        const py::array& shard = shards[s];
+        if (shard.ndim() != 2 || !(shard.flags() & py::array::c_style)) {
+            throw Error(ErrorKind::array,
+                        "shard " + std::to_string(s) + " must be a C-contiguous [rows, d] array");
+        }
+        if (s > 0 && (shard.shape(1) != source.dimension || dtype_of(shard) != source.dtype)) {
+            throw Error(ErrorKind::array,
+                        "shard " + std::to_string(s) + " differs from shard 0 in dimension or dtype");
+        }
+        source.dtype = dtype_of(shard);
+        source.dimension = shard.shape(1);
+        source.shards.push_back({shard.data(), shard.shape(0)});
+    }
+    return source;
+}
+
+py::tuple score_rows_of(const std::vector<py::array>& shards, const Doubles& learnability, int64_t pool,
+                        bool zero_rows_refused, int threads) {
+    const RowSource source = source_of(shards);
+    int64_t rows = 0;
+    for (const auto& shard : source.shards) rows += shard.rows;
+    const double* v = column(learnability, rows, "learnability");
+    Doubles score(rows), alignment(rows);
+    double *score_data = score.mutable_data(), *alignment_data = alignment.mutable_data();
+    {
+        const py::gil_scoped_release unlocked;
+        score_rows(source, v, pool, zero_rows_refused ? ZeroRows::refused : ZeroRows::scored, threads,
+                   poll_signals, score_data, alignment_data);
+    }
+    return py::make_tuple(score, alignment);
+}
+
+py::array_t<int64_t> top_of(const Doubles& score, const Doubles& learnability, int64_t n) {
+    const int64_t rows = score.size();
+    const double* s = column(score, rows, "score");
+    const double* v = column(learnability, rows, "learnability");
+    std::vector<int64_t> picked;
+    {
+        const py::gil_scoped_release unlocked;
+        picked = top(s, v, rows, n);
+    }
+    return py::array_t<int64_t>(static_cast<py::ssize_t>(picked.size()), picked.data());
+}
+
+py::list ids_of(const RowTable& table, const std::string& where) {
+    py::list ids(table.rows());
+    uint64_t begin = 0;
+    for (size_t i = 0; i < table.rows(); ++i) {
+        PyObject* id = PyUnicode_DecodeUTF8(table.ids.data() + begin,
+                                            static_cast<py::ssize_t>(table.id_ends[i] - begin), "strict");
+        if (id == nullptr) {
+            PyErr_Clear();
+            throw Error(ErrorKind::corrupt,
+                        where + ": the prompt id of row " + std::to_string(i) + " is not UTF-8");
+        }
+        PyList_SET_ITEM(ids.ptr(), static_cast<py::ssize_t>(i), id);
+        begin = table.id_ends[i];
+    }
+    return ids;
+}
+
+template <class T>
+py::array_t<T> array_of(const std::vector<T>& values) {
+    return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+// The index of one shard, cut to what its data file holds.
+struct Shard {
+    std::string data_path;
+    std::string index_path;
+    ShardIndex index;
+    uint64_t listed_rows;  // before the cut
+    uint64_t valid_bytes;
+};
+
+Shard read_shard(const std::string& index_path, const std::string& data_path, uint64_t number,
+                 uint64_t dimension, const std::string& dtype) {
+    const ShardShape shape{number, dimension, dtype_named(dtype)};
+    const py::gil_scoped_release unlocked;
+    Shard shard{data_path, index_path, read_index(File::open(index_path, O_RDONLY), shape), 0, 0};
+    shard.listed_rows = shard.index.rows();
+    shard.valid_bytes = shard.index.valid_bytes;
+    shard.index.keep_within(data_path.empty() ? 0 : File::open(data_path, O_RDONLY).size());
+    return shard;
+}
+
+py::list blocks_of(const Shard& shard) {
+    py::list blocks;
+    for (const Block& block : shard.index.blocks) blocks.append(py::make_tuple(block.first_row, block.rows));
+    return blocks;
+}
+
+std::vector<size_t> damage_of(const Shard& shard) {
+    if (shard.index.blocks.empty()) return {};
+    const py::gil_scoped_release unlocked;
+    return damaged_blocks(File::open(shard.data_path, O_RDONLY), shard.index, 0, poll_signals);
+}
+
+void append_to(StoreWriter& writer, const std::vector<std::string>& ids, const Doubles& success_rate,
+               const py::array_t<float, py::array::c_style>& phi, int64_t dimension) {
+    const auto rows = static_cast<int64_t>(ids.size());
+    const double* p = column(success_rate, rows, "success_rate");
+    if (phi.ndim() != 2 || phi.shape(0) != rows || phi.shape(1) != dimension) {
+        throw Error(ErrorKind::array,
+                    "phi must be float32 [" + std::to_string(rows) + ", " + std::to_string(dimension) + "]");
+    }
+    const float* data = phi.data();
+    const py::gil_scoped_release unlocked;
+    writer.append(ids, p, data, poll_signals);
+}
+
+// A StoreWriter whose destructor, which may wait for the disk, runs without the interpreter lock.
+struct Writer {
+    StoreWriter core;
+    int64_t dimension;
+
+    Writer(const std::string& directory, int descriptor, const ShardShape& shape, uint64_t queue_bytes)
+        : core(directory, descriptor, shape, queue_bytes), dimension(static_cast<int64_t>(shape.dimension)) {}
+    ~Writer() {
+        const py::gil_scoped_release unlocked;
+        core.stop();
+    }
+};
+
+std::unique_ptr<Writer> open_writer(const std::string& directory, int descriptor, uint64_t shard,
+                                    uint64_t dimension, const std::string& dtype, uint64_t queue_bytes) {
+    const ShardShape shape{shard, dimension, dtype_named(dtype)};
+    const py::gil_scoped_release unlocked;
+    return std::make_unique<Writer>(directory, descriptor, shape, queue_bytes);
+}
+
+void bind_store(py::module_& m) {
+    py::class_<Writer>(m, "StoreWriter")
+        .def(py::init(&open_writer), py::arg("directory"), py::arg("index_descriptor"), py::arg("shard"),
+             py::arg("dimension"), py::arg("dtype"), py::arg("queue_bytes"))
+        .def("take_recovered_ids",
+             [](Writer& self) { return ids_of(self.core.take_recovered(), "the sketch index"); })
+        .def(
+            "append",
+            [](Writer& self, const std::vector<std::string>& ids, const Doubles& success_rate,
+               const py::array_t<float, py::array::c_style>& phi) {
+                append_to(self.core, ids, success_rate, phi, self.dimension);
+            },
+            py::arg("prompt_ids"), py::arg("success_rate").noconvert(), py::arg("phi").noconvert())
+        .def(
+            "flush", [](Writer& self) { self.core.flush(poll_signals); },
+            py::call_guard<py::gil_scoped_release>())
+        .def(
+            "close", [](Writer& self) { self.core.close(poll_signals); },
+            py::call_guard<py::gil_scoped_release>())
+        .def(
+            "stop", [](Writer& self) { self.core.stop(); }, py::call_guard<py::gil_scoped_release>())
+        .def_property_readonly("committed_rows", [](Writer& self) { return self.core.committed_rows(); });
+
+    py::class_<Shard>(m, "Shard")
+        .def(py::init(&read_shard), py::arg("index_path"), py::arg("data_path"), py::arg("shard"),
+             py::arg("dimension"), py::arg("dtype"))
+        .def_property_readonly("rows", [](const Shard& self) { return self.index.rows(); })
+        .def_property_readonly("closed", [](const Shard& self) { return self.index.closed; })
+        .def_readonly("listed_rows", &Shard::listed_rows)
+        .def_readonly("valid_bytes", &Shard::valid_bytes)
+        .def_property_readonly("file_bytes", [](const Shard& self) { return self.index.file_bytes; })
+        .def_property_readonly("blocks", &blocks_of)
+        .def("prompt_ids", [](const Shard& self) { return ids_of(self.index.table, self.index_path); })
+        .def("success_rate", [](const Shard& self) { return array_of(self.index.table.success_rate); })
+        .def("norm", [](const Shard& self) { return array_of(self.index.table.norm); })
+        .def("scale", [](const Shard& self) { return array_of(self.index.table.scale); })
+        .def("damaged_blocks", &damage_of);
+
+    m.def("data_header", [](uint64_t rows, uint64_t dimension, const std::string& dtype) {
+        return py::bytes(data_header(rows, dimension, dtype_named(dtype)));
+    });
+    m.def("crc32c", [](const py::bytes& bytes) {
+        const std::string_view view(bytes);
+        return crc32c(view.data(), view.size());
+    });
+}
+
+}  // namespace
+}  // namespace learnalign
+
+PYBIND11_MODULE(_core, m) {
+    using namespace learnalign;
+    m.doc() = "The native core of learnalign: use learnalign.store, learnalign.score and learnalign.select.";
+    py::register_exception_translator([](std::exception_ptr failure) {
+        try {
+            if (failure) std::rethrow_exception(failure);
+        } catch (const Error& error) {
+            raise_in_python(error);
+        }
+    });
+    m.def("simd", [] { return simd_name(simd_path()); });
+    m.def("score_rows", &score_rows_of, py::arg("shards"), py::arg("learnability").noconvert(),
+          py::arg("pool_size"), py::arg("zero_rows_refused"), py::arg("threads"));
+    m.def("top", &top_of, py::arg("score").noconvert(), py::arg("learnability").noconvert(), py::arg("n"));
+    bind_store(m);
+}

@@ -1,0 +1,43 @@
+// One idea: POSIX files whose failures become one clear line.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+
+namespace learnalign {
+
+class File {
+  public:
+    File() = default;
+    File(int descriptor, std::string path) : descriptor_(descriptor), path_(std::move(path)) {}
+    File(File&& other) noexcept
+        : descriptor_(std::exchange(other.descriptor_, -1)), path_(std::move(other.path_)) {}
+    File& operator=(File&& other) noexcept;
+    ~File() { close(); }
+
+    static File open(const std::string& path, int flags);
+    // Another descriptor of the same open file: it shares the lock, which lasts until both are closed.
+    static File duplicate(int descriptor, const std::string& path);
+
+    bool is_open() const { return descriptor_ >= 0; }
+    const std::string& path() const { return path_; }
+    uint64_t size() const;
+    void read_at(uint64_t offset, void* bytes, size_t size) const;  // all of it, or Error(store)
+    void write_at(uint64_t offset, const void* bytes, size_t size) const;
+    void truncate(uint64_t size) const;
+    void sync() const;  // fdatasync: the bytes and the length
+    void close() noexcept;
+    void moved_to(const std::string& path) { path_ = path; }
+
+  private:
+    int descriptor_ = -1;
+    std::string path_;
+};
+
+bool file_exists(const std::string& path);
+void rename_file(const std::string& from, const std::string& to);
+void sync_directory(const std::string& directory);
+
+}  // namespace learnalign

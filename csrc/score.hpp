@@ -1,0 +1,36 @@
+// One idea: the LearnAlign score of every row without the N x N matrix, in two streaming passes.
+//
+//   u_i = row_i / |row_i|,   z_i = V_i u_i,   m = (1 / pool) sum_j z_j,   score_i = z_i . m,   alignment_i =
+//   cos(u_i, m)
+//
+// Float64 throughout; the same bits for any number of threads, any split into shards and any SIMD path.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "dtype.hpp"
+#include "parallel.hpp"
+
+namespace learnalign {
+
+struct RowSource {
+    struct Shard {
+        const void* data;
+        int64_t rows;
+    };
+    std::vector<Shard> shards;  // C-contiguous [rows, dimension], in row order
+    Dtype dtype;
+    int64_t dimension;
+};
+
+// zero_refused: a zero row with V > 0 is an error (a caller's own array). zero_scored: it scores 0 (a stored
+// row).
+enum class ZeroRows { refused, scored };
+
+// `learnability`, `score` and `alignment` hold one number a row; `pool` >= rows counts also rows not given.
+// Throws Error(array) naming the first rows that are non-finite, or zero where that is refused.
+void score_rows(const RowSource& source, const double* learnability, int64_t pool, ZeroRows zero_rows,
+                int threads, const Poll& poll, double* score, double* alignment);
+
+}  // namespace learnalign

@@ -1,0 +1,272 @@
+#include "store.hpp"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <utility>
+
+#include "crc32c.hpp"
+#include "encode.hpp"
+#include "error.hpp"
+
+namespace learnalign {
+namespace {
+
+constexpr uint64_t checked_on_resume = uint64_t{64} << 20;
+
+std::string shard_stem(uint64_t shard) {
+    char name[32];
+    std::snprintf(name, sizeof(name), "shard-%05llu", static_cast<unsigned long long>(shard));
+    return name;
+}
+
+}  // namespace
+
+StoreWriter::StoreWriter(std::string directory, int index_descriptor, ShardShape shape, uint64_t queue_bytes)
+    : directory_(std::move(directory)), shape_(shape), queue_bytes_(queue_bytes) {
+    index_file_ = File::duplicate(index_descriptor, directory_ + "/" + shard_stem(shape.shard) + ".index");
+    recover();
+}
+
+StoreWriter::~StoreWriter() {
+    stop();
+}
+
+std::string StoreWriter::data_path(bool finished) const {
+    return directory_ + "/" + shard_stem(shape_.shard) + (finished ? ".npy" : ".npy.unfinished");
+}
+
+// Finds out what is committed. The files of a complete shard stay as they are until a block is appended.
+void StoreWriter::recover() {
+    index_ = read_index(index_file_, shape_);
+    if (index_.good_records_behind >= largest_group) {
+        throw Error(ErrorKind::corrupt,
+                    index_file_.path() + " is damaged at byte " + std::to_string(index_.valid_bytes) +
+                        " with good records behind it, which no interrupted write leaves: restore "
+                        "the file, or delete the store to compute it again");
+    }
+    const bool final_name = file_exists(data_path(true));
+    if (final_name && file_exists(data_path(false))) {
+        throw Error(ErrorKind::store, directory_ + " holds both " + shard_stem(shape_.shard) + ".npy and " +
+                                          shard_stem(shape_.shard) +
+                                          ".npy.unfinished: delete the one that does not belong");
+    }
+    if (!final_name && !file_exists(data_path(false))) {
+        if (index_.rows() > 0) {
+            throw Error(ErrorKind::store, data_path(true) + " is missing although its index lists " +
+                                              std::to_string(index_.rows()) +
+                                              " rows: restore it or delete the store");
+        }
+    } else {
+        data_file_ = File::open(data_path(final_name), O_RDWR);
+        index_.keep_within(data_file_.size());
+        size_t first = index_.blocks.size();
+        for (uint64_t seen = 0; first > 0 && seen < checked_on_resume;) {
+            seen += index_.blocks[--first].rows * shape_.row_bytes();
+        }
+        const std::vector<size_t> damaged = damaged_blocks(data_file_, index_, first, [] {});
+        if (!damaged.empty()) index_.keep_blocks(damaged.front());
+    }
+    appended_rows_ = committed_rows_ = index_.rows();
+    finished_ = final_name && index_.closed;
+    if (!finished_) begin_writing();
+}
+
+// Brings both files to "committed rows, nothing else, unfinished", whatever state they are in. The index is
+// cut before the data, so that at no instant it names rows that are gone.
+void StoreWriter::begin_writing() {
+    const bool is_new = index_.valid_bytes == 0;
+    index_end_ = index_.blocks.empty() ? index_header_bytes : index_.blocks.back().record_end;
+    if (!is_new && index_file_.size() != index_end_) {
+        index_file_.truncate(index_end_);
+        index_file_.sync();
+    }
+    if (!data_file_.is_open()) data_file_ = File::open(data_path(false), O_RDWR | O_CREAT);
+    if (file_exists(data_path(true))) {
+        rename_file(data_path(true), data_path(false));
+        data_file_.moved_to(data_path(false));
+    }
+    const uint64_t data_end = data_header_bytes + committed_rows_ * shape_.row_bytes();
+    if (data_file_.size() != data_end) data_file_.truncate(data_end);
+    const std::string header = data_header(0, shape_.dimension, shape_.dtype);
+    data_file_.write_at(0, header.data(), header.size());
+    data_file_.sync();
+    if (is_new) {
+        const std::string begin = index_header(shape_);
+        index_file_.truncate(0);
+        index_file_.write_at(0, begin.data(), begin.size());
+        index_file_.sync();
+    }
+    sync_directory(directory_);
+    finished_ = false;
+}
+
+uint64_t StoreWriter::committed_rows() {
+    const std::lock_guard lock(mutex_);
+    return committed_rows_;
+}
+
+void StoreWriter::refuse_if_failed() const {
+    if (failed_) throw Error(ErrorKind::store, failure_);
+}
+
+StoreWriter::Pending StoreWriter::encode(const std::vector<std::string>& ids, const double* success_rate,
+                                         const float* phi) const {
+    const size_t rows = ids.size();
+    const uint64_t row_bytes = shape_.row_bytes();
+    uint64_t bytes;
+    if (__builtin_mul_overflow(static_cast<uint64_t>(rows), row_bytes, &bytes)) {
+        throw Error(ErrorKind::array,
+                    "a block of " + std::to_string(rows) + " rows is too large: append fewer");
+    }
+    Pending block;
+    block.data.resize(bytes);
+    block.table.success_rate.assign(success_rate, success_rate + rows);
+    const Simd path = simd_path();
+    for (size_t i = 0; i < rows; ++i) {
+        const RowFacts facts = encode_row(phi + i * shape_.dimension, static_cast<int64_t>(shape_.dimension),
+                                          shape_.dtype, path, block.data.data() + i * row_bytes);
+        block.table.norm.push_back(facts.norm);
+        block.table.scale.push_back(facts.scale);
+        block.table.ids += ids[i];
+        block.table.id_ends.push_back(block.table.ids.size());
+    }
+    return block;
+}
+
+void StoreWriter::append(const std::vector<std::string>& ids, const double* success_rate, const float* phi,
+                         const Poll& poll) {
+    if (ids.empty()) return;
+    Pending block = encode(ids, success_rate, phi);
+    const uint64_t bytes = block.data.size();
+    std::unique_lock lock(mutex_);
+    const auto has_room = [&] {
+        return failed_ || waiting_bytes_ == 0 || waiting_bytes_ + bytes <= queue_bytes_;
+    };
+    while (!changed_.wait_for(lock, poll_interval, has_room)) {
+        lock.unlock();
+        poll();
+        lock.lock();
+    }
+    refuse_if_failed();
+    if (ending_) throw Error(ErrorKind::store, directory_ + " is closed: open the store again to append");
+    if (finished_) begin_writing();
+    if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
+    block.first_row = appended_rows_;
+    appended_rows_ += ids.size();
+    waiting_bytes_ += bytes;
+    queue_.push_back(std::move(block));
+    changed_.notify_all();
+}
+
+void StoreWriter::work() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+        changed_.wait(lock, [&] { return ending_ || !queue_.empty(); });
+        if (queue_.empty()) return;
+        std::vector<Pending> group;
+        while (!queue_.empty() && group.size() < largest_group) {
+            group.push_back(std::move(queue_.front()));
+            queue_.pop_front();
+        }
+        lock.unlock();
+        std::string failure;
+        try {
+            write_group(group);
+        } catch (const std::exception& error) {
+            failure = error.what();
+        }
+        lock.lock();
+        if (!failure.empty()) {
+            failed_ = true;
+            failure_ = failure;
+            queue_.clear();
+            waiting_bytes_ = 0;
+            changed_.notify_all();
+            return;
+        }
+        for (const Pending& block : group) {
+            waiting_bytes_ -= block.data.size();
+            committed_rows_ += block.table.rows();
+        }
+        changed_.notify_all();
+    }
+}
+
+// The rows reach the disk before the records that make them count.
+void StoreWriter::write_group(const std::vector<Pending>& group) {
+    std::string records;
+    for (const Pending& block : group) {
+        data_file_.write_at(data_header_bytes + block.first_row * shape_.row_bytes(), block.data.data(),
+                            block.data.size());
+        records += block_record(block.table, block.first_row, crc32c(block.data.data(), block.data.size()));
+    }
+    data_file_.sync();
+    index_file_.write_at(index_end_, records.data(), records.size());
+    index_file_.sync();
+    index_end_ += records.size();
+}
+
+void StoreWriter::wait_until_idle(const Poll& poll) {
+    std::unique_lock lock(mutex_);
+    while (!changed_.wait_for(lock, poll_interval, [&] { return failed_ || waiting_bytes_ == 0; })) {
+        lock.unlock();
+        poll();
+        lock.lock();
+    }
+    refuse_if_failed();
+}
+
+void StoreWriter::flush(const Poll& poll) {
+    wait_until_idle(poll);
+}
+
+void StoreWriter::close(const Poll& poll) {
+    const std::lock_guard one_at_a_time(closing_);
+    if (!index_file_.is_open()) return;
+    try {
+        wait_until_idle(poll);
+        end_thread();
+        refuse_if_failed();
+        if (!finished_) finish();
+    } catch (...) {
+        release();
+        throw;
+    }
+    release();
+}
+
+void StoreWriter::finish() {
+    const std::string header = data_header(committed_rows_, shape_.dimension, shape_.dtype);
+    data_file_.write_at(0, header.data(), header.size());
+    data_file_.sync();
+    rename_file(data_path(false), data_path(true));
+    sync_directory(directory_);
+    const std::string record = closing_record(committed_rows_, crc32c(header.data(), header.size()));
+    index_file_.write_at(index_end_, record.data(), record.size());
+    index_file_.sync();
+    finished_ = true;
+}
+
+void StoreWriter::stop() noexcept {
+    const std::lock_guard one_at_a_time(closing_);
+    release();
+}
+
+void StoreWriter::end_thread() noexcept {
+    {
+        const std::lock_guard lock(mutex_);
+        ending_ = true;
+        changed_.notify_all();
+    }
+    if (thread_.joinable()) thread_.join();
+}
+
+void StoreWriter::release() noexcept {
+    end_thread();
+    data_file_.close();
+    index_file_.close();
+}
+
+}  // namespace learnalign

@@ -1,0 +1,85 @@
+// One idea: the writer of one shard. Blocks go in from any thread, a background thread makes them durable, in
+// order.
+//
+// A block is atomic: after a crash at any instant all of its rows are in the store or none is. FORMAT.md says
+// how.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "journal.hpp"
+#include "parallel.hpp"
+
+namespace learnalign {
+
+class StoreWriter {
+  public:
+    // `index_descriptor` is the shard's index, opened for writing and locked by the caller; it is duplicated.
+    // At most `queue_bytes` of encoded rows wait (one block may be larger). Recovers what a crash left
+    // behind.
+    StoreWriter(std::string directory, int index_descriptor, ShardShape shape, uint64_t queue_bytes);
+    ~StoreWriter();
+    StoreWriter(const StoreWriter&) = delete;
+    StoreWriter& operator=(const StoreWriter&) = delete;
+
+    // The rows that were committed when the store was opened. Can be taken once.
+    RowTable take_recovered() { return std::move(index_.table); }
+    uint64_t committed_rows();
+
+    // Encodes `phi` [rows, dimension] and queues it as one block; waits while the queue is full. The error of
+    // an earlier block surfaces here, in flush() or in close(), and nothing is written after it.
+    void append(const std::vector<std::string>& ids, const double* success_rate, const float* phi,
+                const Poll& poll);
+    void flush(const Poll& poll);  // returns when every appended block is durable
+    void close(const Poll& poll);  // flush, then the final header and name
+    void stop() noexcept;  // commits what is queued, leaves the shard unfinished, lets go of the files
+
+  private:
+    struct Pending {
+        RowTable table;
+        std::vector<uint8_t> data;
+        uint64_t first_row;
+    };
+
+    std::string data_path(bool finished) const;
+    void recover();
+    void begin_writing();
+    Pending encode(const std::vector<std::string>& ids, const double* success_rate, const float* phi) const;
+    void wait_until_idle(const Poll& poll);
+    void work();
+    void write_group(const std::vector<Pending>& group);
+    void finish();
+    void end_thread() noexcept;
+    void release() noexcept;
+    void refuse_if_failed() const;
+
+    const std::string directory_;
+    const ShardShape shape_;
+    const uint64_t queue_bytes_;
+    File index_file_;
+    File data_file_;
+    ShardIndex index_;        // as recovered
+    bool finished_ = false;   // the shard on disk is complete
+    uint64_t index_end_ = 0;  // where the next record goes; the background thread's once it runs
+
+    std::mutex closing_;  // held by close() and stop(); taken before mutex_
+    std::mutex mutex_;    // guards everything below
+    std::condition_variable changed_;
+    std::deque<Pending> queue_;
+    uint64_t waiting_bytes_ = 0;  // queued or being written
+    uint64_t appended_rows_ = 0;
+    uint64_t committed_rows_ = 0;
+    bool ending_ = false;
+    bool failed_ = false;
+    std::string failure_;
+    std::thread thread_;
+};
+
+}  // namespace learnalign

@@ -1,0 +1,212 @@
+"""The command line: one verb a stage, `run` for all of them, and questions about a run directory.
+
+Errors that a user can repair end in one line on standard error and exit code 2; an interruption ends in 130.
+Results go to standard output, progress to standard error. Heavy modules are imported inside the verbs, so that
+`--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from learnalign.errors import LearnAlignError
+
+if TYPE_CHECKING:
+    from learnalign.config import Config
+    from learnalign.rundir import RunDir
+
+app = typer.Typer(
+    help="Pick the training prompts that are worth a GPU hour: learnable and gradient-aligned.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RunArgument = Annotated[Path, typer.Argument(help="Run directory; everything that is made lands there.")]
+Pool = Annotated[str | None, typer.Option("--pool", help="JSONL, JSON or Parquet file of prompts with answers.")]
+Model = Annotated[str | None, typer.Option("--model", help="Policy: a model directory or hub name.")]
+Select = Annotated[int | None, typer.Option("--select", "-n", help="How many prompts to select.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Any setting, as section.key=value; see RUN/config.toml.")
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Result as one JSON object; no progress.")]
+
+
+def _work(
+    last: str,
+    run: Path,
+    pool: str | None,
+    model: str | None,
+    select: int | None,
+    settings: list[str] | None,
+    config: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Shared body of `run` and of the stage verbs."""
+    with _reported(run):
+        from learnalign import pipeline, rundir
+        from learnalign.progress import Progress
+
+        asked = _config(run, config, pool, model, select, settings or [])
+        opened = rundir.create(run, asked)
+        pipeline.work(opened, asked, last, Progress(quiet or as_json))
+        _show(opened, last, as_json)
+
+
+def _config(
+    run: Path, file: Path | None, pool: str | None, model: str | None, select: int | None, settings: list[str]
+) -> Config:
+    """Settings in rising priority: defaults, the run directory's own or --config, --set, the named options."""
+    from learnalign import config as c
+
+    own = run / "config.toml"
+    config = c.read_config(file) if file else c.read_config(own) if own.exists() else c.Config()
+    for assignment in settings:
+        config = c.parse_assignment(config, assignment)
+    named: dict[str, Any] = {}
+    if pool is not None:
+        named["pool"] = {"path": str(Path(pool).absolute())}
+    if model is not None:
+        named["policy"] = {"model": str(Path(model).absolute()) if Path(model).is_dir() else model}
+    if select is not None:
+        named["select"] = {"n": select}
+    return c.with_values(config, named, where="command line")
+
+
+def _show(run: RunDir, last: str, as_json: bool) -> None:
+    """The result on standard output: after the last stage the summary, before it the stage's own line."""
+    if as_json:
+        print(json.dumps({"directory": str(run.path), "stages": run.manifest["stages"]}))
+    elif last == "report":
+        from rich.console import Console
+
+        from learnalign.report import summary
+        from learnalign.stages.report import facts
+
+        Console().print(summary(facts(run)))
+        print(f"selection: {run.path / 'selection.jsonl'} (and .parquet)   report: {run.path / 'report.html'}")
+    else:
+        record = run.record(last)
+        print(f"{last}: {record['rows']:,} rows in {', '.join(str(run.path / p) for p in record['products'])}")
+
+
+@contextmanager
+def _reported(run: Path) -> Iterator[None]:
+    """Turn errors into one line and an exit code."""
+    try:
+        yield
+    except LearnAlignError as error:
+        print(f"learnalign: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt:
+        print(f"\nlearnalign: interrupted; give the same command again to go on in {run}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _add_stage(name: str, last: str, text: str) -> None:
+    def command(
+        run: RunArgument,
+        pool: Pool = None,
+        model: Model = None,
+        select: Select = None,
+        settings: Settings = None,
+        config: ConfigFile = None,
+        quiet: Quiet = False,
+        as_json: AsJson = False,
+    ) -> None:
+        _work(last, run, pool, model, select, settings, config, quiet, as_json)
+
+    app.command(name, help=text)(command)
+
+
+_add_stage("run", "report", "Select prompts: all stages, resuming where an earlier call ended.")
+_add_stage("rollout", "rollout", "Read the pool and sample responses.")
+_add_stage("reward", "reward", "... and judge the responses.")
+_add_stage("sketch", "sketch", "... and sketch the policy gradient of every learnable prompt.")
+_add_stage("score", "score", "... and score the prompts.")
+_add_stage("select", "select", "... and write selection.jsonl and selection.parquet.")
+_add_stage("report", "report", "... and write report.html (the same as run).")
+
+
+@app.command()
+def status(run: RunArgument, as_json: AsJson = False) -> None:
+    """Show the stages of a run directory: state, rows, seconds, and what is stale and why."""
+    with _reported(run):
+        from learnalign import pipeline, rundir
+        from learnalign.stages import STAGES
+
+        opened = rundir.open_existing(run)
+        changed = pipeline.stale(opened)
+        rows = [_stage_row(opened, name, changed.get(name, [])) for name in STAGES]
+        if as_json:
+            print(json.dumps({"directory": str(run), "stages": rows}))
+            return
+        print(f"{'stage':<9}{'state':<13}{'rows':>12}{'seconds':>11}")
+        for row in rows:
+            count = "" if row["rows"] is None else f"{row['rows']:,}"
+            seconds = "" if row["seconds"] is None else f"{row['seconds']:,.1f}"
+            print(f"{row['stage']:<9}{row['state']:<13}{count:>12}{seconds:>11}  {'; '.join(row['changed'])}")
+
+
+def _stage_row(run: RunDir, name: str, changed: list[str]) -> dict[str, Any]:
+    record = run.record(name)
+    state = "stale" if changed else record.get("state", "not started")
+    return {
+        "stage": name,
+        "state": "interrupted" if state == "running" else state,
+        "rows": record.get("rows"),
+        "seconds": record.get("seconds"),
+        "changed": changed,
+    }
+
+
+@app.command()
+def check(run: RunArgument) -> None:
+    """Verify every file of a run directory against its recorded digest, and every block of sketches."""
+    with _reported(run):
+        from learnalign import pipeline, rundir
+
+        damage = pipeline.verify(rundir.open_existing(run))
+        for line in damage:
+            print(line)
+        if damage:
+            raise typer.Exit(1)
+        print(f"{run}: every file matches its digest")
+
+
+@app.command()
+def demo(
+    run: Annotated[Path, typer.Argument(help="Run directory.")] = Path("runs/demo"),
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole pipeline on generated arithmetic with the small policy that ships with the package."""
+    with _reported(run):
+        from learnalign import pipeline, rundir
+        from learnalign.demo.run import demo_config
+        from learnalign.progress import Progress
+
+        config = demo_config(run)
+        opened = rundir.create(run, config)
+        pipeline.work(opened, config, "report", Progress(quiet or as_json))
+        _show(opened, "report", as_json)
+
+
+def main() -> None:
+    """Entry point of the `learnalign` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""Every setting of a run, as frozen dataclasses, with TOML in and out.
+
+One dataclass per stage. An unknown key, a wrong type or a value out of range is a `ConfigError` that names the
+key and where it was read. An empty string means "found by itself" wherever a setting is optional, so that the
+file written into a run directory spells out every default. This module does not read pools or models.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import tomli_w
+
+from learnalign.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """Where the prompts come from. Column names left empty are found by name (see `learnalign.pool`)."""
+
+    path: str = ""
+    problem_column: str = ""
+    answer_column: str = ""
+    id_column: str = ""
+    source_column: str = ""
+    limit: int = 0
+    """Use the first `limit` rows only; 0 uses all."""
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """The policy model whose success rates and gradients are measured."""
+
+    model: str = ""
+    dtype: str = "auto"
+    """`auto` (float32 on a CPU, bfloat16 on a GPU), `float32`, `bfloat16`, `float16` or `float64`."""
+    device: str = "auto"
+    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:K`."""
+    pad_token: str = ""
+    """Token to pad with; empty takes the tokenizer's own and refuses a tokenizer that has none."""
+    instruction: str = ""
+    """Appended to every plain problem after a blank line; chat messages in the pool stay as they are."""
+    plain_template: str = "Question: {problem}\nAnswer:"
+    """Prompt for tokenizers without a chat template."""
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How responses are sampled: G = `responses` at `temperature` (the paper: 8 at 1.0)."""
+
+    responses: int = 8
+    temperature: float = 1.0
+    max_new_tokens: int = 512
+    seed: int = 0
+    batch_sequences: int = 256
+    """Sequences sampled together. A batch is also the unit of resuming: one Parquet part each."""
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """How a response is judged (see `learnalign.rewards`)."""
+
+    verifier: str = "math"
+    """`math` (exact match, then math-verify) or `exact`."""
+    workers: int = 2
+    timeout_seconds: float = 5.0
+    memory_mb: int = 2048
+
+
+@dataclass(frozen=True)
+class SketchConfig:
+    """How a prompt's policy gradient is sketched: a signed fold to `dimension` numbers."""
+
+    dimension: int = 8192
+    seed: int = 0
+    dtype: str = "float16"
+    """Storage of the unit rows: `float16`, `int8` (one scale a row) or `float32`."""
+    batch_tokens: int = 16384
+    """Padded tokens of one forward and backward; a larger single group is still taken whole."""
+
+
+@dataclass(frozen=True)
+class SelectConfig:
+    """How many prompts are taken, and by which strategy."""
+
+    n: int = 1000
+    strategy: str = "top"
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a run, in the order in which the stages use them."""
+
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    sketch: SketchConfig = field(default_factory=SketchConfig)
+    select: SelectConfig = field(default_factory=SelectConfig)
+
+    def __post_init__(self) -> None:
+        _check_ranges(self)
+
+
+POSITIVE = (
+    "rollout.temperature",
+    "rollout.max_new_tokens",
+    "rollout.batch_sequences",
+    "reward.workers",
+    "reward.timeout_seconds",
+    "reward.memory_mb",
+    "sketch.batch_tokens",
+    "select.n",
+)
+CHOICES = {
+    "policy.dtype": ("auto", "float32", "bfloat16", "float16", "float64"),
+    "reward.verifier": ("math", "exact"),
+    "sketch.dtype": ("float16", "int8", "float32"),
+    "select.strategy": ("top",),
+}
+
+
+def _check_ranges(config: Config) -> None:
+    """Raise `ConfigError` for the first setting that is out of range."""
+    for key in POSITIVE:
+        value = get(config, key)
+        if not value > 0:  # also catches NaN
+            raise ConfigError(f"{key} must be greater than 0, found {value}")
+    for key, choices in CHOICES.items():
+        value = get(config, key)
+        if value not in choices:
+            raise ConfigError(f"{key} must be one of {', '.join(choices)}, found {value!r}")
+    if config.pool.limit < 0:
+        raise ConfigError(f"pool.limit must be 0 (all rows) or more, found {config.pool.limit}")
+    if config.rollout.responses < 2:
+        raise ConfigError(
+            f"rollout.responses must be at least 2 (a success rate needs a group), found {config.rollout.responses}"
+        )
+    d = config.sketch.dimension
+    if not 128 <= d <= 1 << 20 or d & (d - 1):
+        raise ConfigError(f"sketch.dimension must be a power of two from 128 to 1048576, found {d}")
+    if "{problem}" not in config.policy.plain_template:
+        raise ConfigError("policy.plain_template must contain {problem}")
+    for key in ("rollout.seed", "sketch.seed"):
+        if not 0 <= get(config, key) < 1 << 63:
+            raise ConfigError(f"{key} must be from 0 to 2^63 - 1, found {get(config, key)}")
+
+
+def get(config: Config, key: str) -> Any:
+    """The value at a dotted key such as `rollout.seed`."""
+    section, name = key.split(".")
+    return getattr(getattr(config, section), name)
+
+
+def read_config(path: str | Path) -> Config:
+    """Read a TOML file; keys left out keep their defaults. Raises `ConfigError`."""
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    return with_values(Config(), data, where=str(path))
+
+
+def with_values(config: Config, data: dict[str, Any], where: str) -> Config:
+    """A copy of `config` with the settings of a nested dictionary; `where` names the origin in errors."""
+    hints = get_type_hints(Config)
+    sections: dict[str, Any] = {}
+    for section, values in data.items():
+        if section not in hints:
+            raise ConfigError(f"{where}: unknown section [{section}]; known: {', '.join(hints)}")
+        if not isinstance(values, dict):
+            raise ConfigError(f"{where}: [{section}] must be a table, found {values!r}")
+        sections[section] = _with_section(getattr(config, section), section, values, where)
+    return replace(config, **sections)
+
+
+def _with_section(current: Any, section: str, values: dict[str, Any], where: str) -> Any:
+    hints = get_type_hints(type(current))
+    clean: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise ConfigError(f"{where}: unknown key {section}.{name}; known: {', '.join(hints)}")
+        expected = hints[name]
+        if expected is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not expected:
+            raise ConfigError(
+                f"{where}: {section}.{name} must be {expected.__name__}, found {type(value).__name__} {value!r}"
+            )
+        clean[name] = value
+    return replace(current, **clean)
+
+
+def parse_assignment(config: Config, assignment: str) -> Config:
+    """Apply one `section.key=value` of the command line; the value is read as the setting's own type."""
+    key, equals, text = assignment.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not (equals and dot):
+        raise ConfigError(f"--set expects section.key=value, found {assignment!r}")
+    hints = get_type_hints(type(getattr(config, section))) if section in get_type_hints(Config) else {}
+    kind = hints.get(name, str)
+    value: Any = text
+    if kind in (int, float):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ConfigError(f"--set {key.strip()} must be {kind.__name__}, found {text!r}") from None
+    return with_values(config, {section: {name: value}}, where=f"--set {assignment}")
+
+
+def to_toml(config: Config) -> str:
+    """The whole configuration as TOML text, every default spelled out."""
+    return tomli_w.dumps(dataclasses.asdict(config))
+
+
+def section_dict(config: Config, section: str) -> dict[str, Any]:
+    """One section as a plain dictionary, for digests and manifests."""
+    part = getattr(config, section)
+    return {f.name: getattr(part, f.name) for f in fields(part)}

@@ -1,0 +1,175 @@
+"""Runs the stages of a run directory in order: skips what is up to date, resumes what was interrupted.
+
+A stage whose recorded inputs equal today's is not run again. Where they differ, cheap products are made anew;
+costly ones (responses, sketches) are kept and the run is refused with the difference, because overwriting a
+night's work must be the user's own decision.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from learnalign import durable, rundir
+from learnalign.config import Config
+from learnalign.errors import CostlyProductsError, LearnAlignError, PoolError
+from learnalign.progress import Progress
+from learnalign.rundir import RunDir
+from learnalign.stages import STAGES, Outcome
+
+
+class Stage(Protocol):
+    """A module of `learnalign.stages`."""
+
+    NAME: str
+    PRODUCTS: tuple[str, ...]
+    COSTLY: bool
+
+    def inputs(self, run: RunDir) -> dict[str, Any]: ...
+    def execute(self, run: RunDir, progress: Progress) -> Outcome: ...
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a finished run left its results, and what it has to say about them."""
+
+    directory: Path
+    selection_jsonl: Path
+    selection_parquet: Path
+    report: Path
+    notes: tuple[str, ...]
+
+
+def run(config: Config, directory: str | Path = "learnalign-run", *, quiet: bool = True) -> RunResult:
+    """Select prompts: run every stage that is not up to date in `directory`, and resume one that was killed.
+
+    Raises children of `LearnAlignError` for whatever a user can repair; nothing computed before is lost.
+    """
+    opened = rundir.create(directory, config)
+    work(opened, config, "report", Progress(quiet))
+    return result(opened)
+
+
+def work(run: RunDir, config: Config, last: str, progress: Progress) -> None:
+    """Bring a run directory up to and including stage `last` under a configuration, holding its lock.
+
+    A configuration that is refused because costly products were made under another one is taken back.
+    """
+    with run.locked():
+        before = run.config
+        run.save_config(config)
+        try:
+            advance(run, last, progress)
+        except CostlyProductsError:
+            run.save_config(before)
+            raise
+
+
+def result(run: RunDir) -> RunResult:
+    """The files of a finished run."""
+    notes = [note for stage in STAGES for note in run.record(stage).get("notes", [])]
+    jsonl, parquet, report = (run.path / name for name in ("selection.jsonl", "selection.parquet", "report.html"))
+    return RunResult(run.path, jsonl, parquet, report, tuple(notes))
+
+
+def advance(run: RunDir, last: str, progress: Progress) -> None:
+    """Run every stage up to and including `last` that is not up to date. The caller holds the run's lock."""
+    for name in STAGES[: STAGES.index(last) + 1]:
+        if name == "rollout":
+            _check_count(run)
+        stage = load(name)
+        inputs = _inputs(stage, run)
+        record = run.record(name)
+        changed = rundir.differences(record["inputs"], inputs) if record else []
+        if record and not changed and record["state"] == "done":
+            continue
+        if changed and stage.COSTLY:
+            folders = " and ".join(str(run.path / product) for product in stage.PRODUCTS)
+            raise CostlyProductsError(
+                f"{folders} was made with other inputs ({'; '.join(changed)}): "
+                f"name a new run directory, or delete {folders} to make it again"
+            )
+        if changed or not record:
+            _clear(run, stage)
+        _execute(run, stage, inputs, progress)
+
+
+def load(name: str) -> Stage:
+    """A stage's module; imported only when it is needed, since some of them import torch."""
+    return cast(Stage, import_module(f"learnalign.stages.{name}"))
+
+
+def stale(run: RunDir) -> dict[str, list[str]]:
+    """For every stage that has a record: what changed since it ran. An empty list means up to date."""
+    found: dict[str, list[str]] = {}
+    for name in STAGES:
+        record = run.record(name)
+        if not record:
+            continue
+        try:
+            found[name] = rundir.differences(record["inputs"], _inputs(load(name), run))
+        except LearnAlignError as error:
+            found[name] = [str(error)]
+        before = [other for other, changes in found.items() if changes and other != name]
+        if before and not found[name]:
+            found[name] = [f"stage {before[0]} is stale"]
+    return found
+
+
+def _inputs(stage: Stage, run: RunDir) -> dict[str, Any]:
+    """A stage's own inputs; a cheap one is also done again by another version of this package."""
+    return stage.inputs(run) if stage.COSTLY else {**stage.inputs(run), "learnalign": version("learnalign")}
+
+
+def _execute(run: RunDir, stage: Stage, inputs: dict[str, Any], progress: Progress) -> None:
+    run.begin(stage.NAME, inputs, stage.PRODUCTS)
+    started = time.monotonic() - run.record(stage.NAME).get("seconds", 0.0)  # earlier attempts count
+    progress.tick = lambda: run.lap(stage.NAME, time.monotonic() - started)
+    for folder in (run.path, *(run.path / product for product in stage.PRODUCTS)):
+        if folder.is_dir() and stage.NAME != "sketch":  # the store looks after its own partial files
+            durable.remove_partials(folder)
+    outcome = stage.execute(run, progress)
+    seconds = time.monotonic() - started
+    run.finish(stage.NAME, outcome.rows, seconds, outcome.notes, outcome.facts)
+    progress.say(f"{stage.NAME}: {outcome.rows:,} rows in {seconds:,.1f} s")
+    for note in outcome.notes:
+        progress.say(f"{stage.NAME}: {note}")
+
+
+def _clear(run: RunDir, stage: Stage) -> None:
+    for product in stage.PRODUCTS:
+        path = run.path / product
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _check_count(run: RunDir) -> None:
+    """Refuse at once, before anything is sampled, to select more prompts than there are."""
+    rows, wanted = int(run.record("pool")["rows"]), run.config.select.n
+    if wanted > rows:
+        raise PoolError(f"{wanted:,} prompts are to be selected from a pool of {rows:,}: lower --select")
+
+
+def verify(run: RunDir) -> list[str]:
+    """Every recorded product that is missing or does not match its digest, and every damaged block of sketches."""
+    damage = []
+    for name in STAGES:
+        record = run.manifest["stages"].get(name, {})
+        for product, expected in record.get("outputs", {}).items():
+            path = run.path / product
+            if not path.exists():
+                damage.append(f"{path}: missing; 'learnalign {name} {run.path}' makes it again")
+            elif rundir.digest(path) != expected:
+                damage.append(f"{path}: differs from what stage {name} wrote; delete it to make it again")
+    if (run.path / "sketches").is_dir():
+        from learnalign.store import SketchReader
+
+        damage += [str(found) for found in SketchReader(run.path / "sketches").check()]
+    return damage

@@ -1,0 +1,271 @@
+"""Writes the selected rows of a pool as `selection.jsonl` and `selection.parquet`, ready for a trainer.
+
+The rows are the pool's own, every column unchanged, in the order of rank, with learnalign's columns behind
+them; `learnalign_` columns that the pool already has (it is itself a selection) are left out. Only the
+selected rows are held in memory, except that a .json pool is parsed whole. This module does not choose rows
+and does not interpret the pool's columns (see `pool`).
+
+What one of the two formats cannot hold:
+
+- A column of a JSON pool that Arrow cannot hold unchanged (mixed types, integers beyond 64 bits, empty
+  objects) is JSON text in the Parquet file; a note says so. Arrow knows no absent key: it is null there.
+- JSON has no NaN and no infinity: null in the JSONL file; a note says so.
+- Binary values of a Parquet pool are base64 in the JSONL file, times are ISO 8601 text, decimals are text,
+  maps are lists of [key, value].
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime, time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from learnalign.durable import write_parquet, write_text
+from learnalign.errors import ArrayError, PoolError
+from learnalign.pool.records import (
+    RecordFile,
+    json_records,
+    open_records,
+    parquet_file,
+    parse_line,
+    raw_lines,
+    readable_parquet,
+)
+
+OWN = "learnalign_"
+SAMPLE = 1000
+"""Rows of a JSON pool that give an empty selection its columns and types."""
+BATCH = 8192
+
+Record = dict[str, Any]
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class SelectionFiles(NamedTuple):
+    """What `write_selection` wrote."""
+
+    jsonl: Path
+    parquet: Path
+    notes: list[str]
+    """One sentence for each column that a file could not hold as it is."""
+
+
+def write_selection(
+    pool_path: str | Path,
+    rows: Sequence[int] | np.ndarray[Any, Any],
+    extra: Mapping[str, Sequence[Any] | np.ndarray[Any, Any]],
+    directory: str | Path,
+) -> SelectionFiles:
+    """Write the pool's rows numbered `rows`, in that order, to `directory`/selection.{jsonl,parquet}.
+
+    `rows` are row numbers of the file (`Pool.prompts["row"]`), none for an empty selection. `extra` maps the
+    name of each further column, which starts with `learnalign_`, to one value a selected row.
+
+    Raises `ArrayError` for a negative row or an extra column of another length or name, `PoolError` for a
+    pool that cannot be read or no longer has these rows, `RunError` for a directory that cannot be written.
+    """
+    rows = [int(row) for row in rows]
+    if min(rows, default=0) < 0:
+        raise ArrayError(f"the row numbers of a selection must be 0 or more, found {min(rows)}")
+    columns = {name: _extra_column(name, values, len(rows)) for name, values in extra.items()}
+    file = open_records(pool_path)
+    if file.kind == "parquet":
+        table = _selected_table(file, rows)
+        records = _records_of_table(table)
+        notes: list[str] = []
+    else:
+        records = _selected_records(file, rows)
+        table, notes = _table_of_records(records or _sample(file))
+        table = table.slice(0, len(records))
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+        for record, value in zip(records, column.to_pylist(), strict=True):
+            record[name] = value
+    lines, not_finite = _lines(records)
+    notes += [f"column {name!r} holds NaN or infinity: null in selection.jsonl" for name in not_finite]
+    files = SelectionFiles(Path(directory) / "selection.jsonl", Path(directory) / "selection.parquet", notes)
+    write_text(files.jsonl, lines)
+    write_parquet(files.parquet, table)
+    return files
+
+
+def _extra_column(name: str, values: Sequence[Any] | np.ndarray[Any, Any], rows: int) -> pa.Array:
+    if not name.startswith(OWN):
+        raise ArrayError(f"a column added to a selection must be named {OWN}..., found {name!r}")
+    if len(values) != rows:
+        raise ArrayError(f"column {name} needs one value a selected row: {rows}, found {len(values)}")
+    return pa.array(np.asarray(values))
+
+
+def _selected_table(file: RecordFile, rows: list[int]) -> pa.Table:
+    """The rows of a Parquet file, in the order asked for, with the file's own schema and metadata."""
+    parquet = parquet_file(file)
+    schema = parquet.schema_arrow
+    _check_range(file, rows, parquet.metadata.num_rows)
+    wanted, position = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
+    pieces = []
+    with readable_parquet(file.path):
+        for start, batch in _batches_near(parquet, wanted):
+            first, stop = np.searchsorted(wanted, [start, start + len(batch)])
+            pieces.append(batch.take(pa.array(wanted[first:stop] - start)))
+    table = pa.Table.from_batches(pieces, pieces[0].schema if pieces else schema).take(pa.array(position))
+    keep = [i for i, name in enumerate(schema.names) if not name.startswith(OWN)]
+    return table.select(keep)
+
+
+def _batches_near(parquet: pq.ParquetFile, wanted: IntArray) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """(first row, batch) over the row groups that hold a wanted row; `wanted` is sorted."""
+    start = 0
+    for group in range(parquet.num_row_groups):
+        stop = start + parquet.metadata.row_group(group).num_rows
+        if np.searchsorted(wanted, start) < np.searchsorted(wanted, stop):
+            for batch in parquet.iter_batches(BATCH, row_groups=[group]):
+                yield start, batch
+                start += len(batch)
+        start = stop
+
+
+def _selected_records(file: RecordFile, rows: list[int]) -> list[Record]:
+    """The objects of a JSON file, in the order asked for, each a copy without learnalign's columns."""
+    wanted = set(rows)
+    last = max(wanted, default=-1)
+    found: dict[int, Record] = {}
+    count = 0
+    if file.kind == "lines":
+        for number, line in raw_lines(file):  # lines that were not selected are not parsed
+            if count in wanted:
+                found[count] = parse_line(file, number, line)
+            count += 1
+            if count > last:
+                break
+    else:
+        for row, record in json_records(file):
+            count += 1
+            if row in wanted:
+                found[row] = record
+    _check_range(file, rows, count)
+    return [{k: v for k, v in found[row].items() if not k.startswith(OWN)} for row in rows]
+
+
+def _sample(file: RecordFile) -> list[Record]:
+    first = [record for _, (_, record) in zip(range(SAMPLE), json_records(file), strict=False)]
+    return [{k: v for k, v in record.items() if not k.startswith(OWN)} for record in first]
+
+
+def _check_range(file: RecordFile, rows: list[int], count: int) -> None:
+    for row in rows:
+        if row >= count:
+            raise PoolError(f"{file.path} has no row {row}, only {count} rows; has it changed since it was read?")
+
+
+def _table_of_records(records: list[Record]) -> tuple[pa.Table, list[str]]:
+    """Columns of JSON objects in order of first appearance, and a note for each that is JSON text."""
+    names = list(dict.fromkeys(name for record in records for name in record))
+    columns, notes = {}, []
+    for name in names:
+        values = [record.get(name) for record in records]
+        column = _arrow_column(values)
+        if column is None:
+            notes.append(f"column {name!r} cannot be an Arrow column unchanged: JSON text in selection.parquet")
+            column = pa.array([None if v is None else json.dumps(v, ensure_ascii=False) for v in values], pa.string())
+        columns[name] = column
+    return pa.table(columns), notes
+
+
+def _arrow_column(values: list[Any]) -> pa.Array | None:
+    """The values as Arrow infers them, None where it refuses or would change them."""
+    try:
+        column = pa.array(values)
+    except (pa.ArrowException, OverflowError):
+        return None
+    unchanged = not _holds_empty_struct(column.type) and _same(values, column.to_pylist())
+    return column if unchanged else None
+
+
+def _holds_empty_struct(kind: pa.DataType) -> bool:
+    """Whether a type contains a struct without fields, which Parquet cannot store."""
+    if pa.types.is_list(kind):
+        return _holds_empty_struct(kind.value_type)
+    if pa.types.is_struct(kind):
+        return kind.num_fields == 0 or any(_holds_empty_struct(field.type) for field in kind.fields)
+    return False
+
+
+def _same(json_value: Any, arrow_value: Any) -> bool:
+    """Equal values, where an absent key is null and a whole number may be a float of the same value."""
+    if isinstance(json_value, dict):
+        return isinstance(arrow_value, dict) and all(_same(json_value.get(k), v) for k, v in arrow_value.items())
+    if isinstance(json_value, list | tuple):
+        return (
+            isinstance(arrow_value, list)
+            and len(json_value) == len(arrow_value)
+            and all(map(_same, json_value, arrow_value))
+        )
+    if isinstance(json_value, float) and math.isnan(json_value):
+        return isinstance(arrow_value, float) and math.isnan(arrow_value)
+    return isinstance(json_value, bool) == isinstance(arrow_value, bool) and bool(json_value == arrow_value)
+
+
+def _records_of_table(table: pa.Table) -> list[Record]:
+    """Rows as dictionaries of Python values."""
+    columns = [_python_values(column) for column in table.columns]
+    return [dict(zip(table.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _python_values(column: pa.ChunkedArray) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+    except ValueError:  # Python's datetime stops at microseconds; Arrow writes all nine digits
+        values = column.cast(_nanoseconds_as_text(column.type)).to_pylist()
+    return values
+
+
+def _nanoseconds_as_text(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(kind):
+        return pa.list_(_nanoseconds_as_text(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_nanoseconds_as_text(field.type)) for field in kind.fields])
+    return pa.string() if pa.types.is_temporal(kind) and "[ns" in str(kind) else kind
+
+
+def _lines(records: list[Record]) -> tuple[str, list[str]]:
+    """The records as JSON Lines, and the columns in which NaN or infinity became null."""
+    lines = []
+    not_finite: dict[str, None] = {}
+    for record in records:
+        try:
+            lines.append(_dump(record))
+        except ValueError:  # json refuses NaN and infinity
+            finite = {name: _finite(value) for name, value in record.items()}
+            not_finite.update({name: None for name in record if not _same(record[name], finite[name])})
+            lines.append(_dump(finite))
+    return "".join(line + "\n" for line in lines), list(not_finite)
+
+
+def _dump(record: Record) -> str:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False, default=_json_value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _json_value(value: Any) -> Any:
+    """What JSON holds in place of a value of Parquet's that it has no type for."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, date | datetime | time):
+        return value.isoformat()
+    return value.item() if isinstance(value, np.generic) else str(value)

@@ -1,0 +1,187 @@
+"""Opens a pool file and yields its records: JSON Lines, JSON or Parquet; one clear line for each bad file.
+
+A record has two numbers: its row (0 for the first record) and its place, which is what a person can look up:
+the line of a JSON Lines file (1 for the first; blank lines count but are no records), the row of any other
+file. This module does not know what a column means (see `columns`) and writes nothing.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from learnalign.errors import PoolError
+
+KINDS: dict[str, Literal["lines", "document", "parquet"]] = {
+    ".jsonl": "lines",
+    ".ndjson": "lines",
+    ".json": "document",
+    ".parquet": "parquet",
+}
+
+
+@dataclass(frozen=True)
+class RecordFile:
+    """A file that exists, can be opened, and has a known suffix."""
+
+    path: Path
+    kind: Literal["lines", "document", "parquet"]
+    gzipped: bool
+
+    def place(self, number: int) -> str:
+        """How a person finds the record with this place number."""
+        return f"line {number}" if self.kind == "lines" else f"row {number} (counted from 0)"
+
+
+def open_records(path: str | Path) -> RecordFile:
+    """Check that `path` is a readable pool file. Raises `PoolError`."""
+    path = Path(path)
+    if path.is_dir():
+        raise PoolError(f"the pool {path} is a directory; give one .jsonl, .json or .parquet file")
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    gzipped = suffixes[-1:] == [".gz"]
+    named = suffixes[:-1] if gzipped else suffixes
+    kind = KINDS.get(named[-1]) if named else None
+    if kind is None or (gzipped and kind == "parquet"):
+        known = ", ".join(KINDS)
+        raise PoolError(f"the pool {path} has no known suffix; known: {known}, and .gz after the JSON ones")
+    with _readable(path), open(path, "rb"):
+        return RecordFile(path, kind, gzipped)
+
+
+def json_records(file: RecordFile) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (place, object) for each record of a JSON Lines or JSON file, in order. Raises `PoolError`.
+
+    JSON Lines are streamed; a JSON document is held in memory whole.
+    """
+    if file.kind == "document":
+        yield from enumerate(_document(file))
+    else:
+        for number, line in raw_lines(file):
+            yield number, parse_line(file, number, line)
+
+
+def raw_lines(file: RecordFile) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number, bytes) for each line of a JSON Lines file that is not blank. Raises `PoolError`."""
+    with _readable(file.path), _open(file) as stream:
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                yield number, line
+
+
+def parse_line(file: RecordFile, number: int, line: bytes) -> dict[str, Any]:
+    """The JSON object in one line. Raises `PoolError` with the line number."""
+    where = f"{file.path}: line {number}"
+    try:
+        # A byte order mark is what some editors put in front of the first line.
+        record = json.loads(line.rstrip().decode("utf-8-sig" if number == 1 else "utf-8"))
+        _refuse_lone_surrogates(record, line)
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise PoolError(f"{where} is not valid UTF-8 ({error.reason}); save the file as UTF-8") from error
+    except RecursionError as error:
+        raise PoolError(f"{where} is nested too deeply") from error
+    except ValueError as error:
+        hint = "; a file that holds one JSON array must be named .json" if line.lstrip()[:1] == b"[" else ""
+        raise PoolError(f"{where} is not valid JSON: {_json_problem(error)}{hint}") from error
+    if not isinstance(record, dict):
+        hint = "; a file that holds one JSON array must be named .json" if isinstance(record, list) else ""
+        raise PoolError(f"{where} must be a JSON object, found {_json_type(record)}{hint}")
+    return record
+
+
+def parquet_file(file: RecordFile) -> pq.ParquetFile:
+    """The opened Parquet file. Raises `PoolError`."""
+    with readable_parquet(file.path):
+        return pq.ParquetFile(file.path)
+
+
+@contextmanager
+def readable_parquet(path: Path) -> Iterator[None]:
+    """Turn what Arrow raises on a damaged file into `PoolError`."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise PoolError(f"{path} is not a readable Parquet file: {first}") from error
+
+
+def _document(file: RecordFile) -> list[dict[str, Any]]:
+    with _readable(file.path), _open(file) as stream:
+        data = stream.read()
+    try:
+        document = json.loads(data.decode("utf-8-sig"))
+        _refuse_lone_surrogates(document, data)
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start) + 1
+        raise PoolError(f"{file.path}: line {number} is not valid UTF-8; save the file as UTF-8") from error
+    except UnicodeEncodeError as error:
+        raise PoolError(f"{file.path} is not valid UTF-8: {error.reason}") from error
+    except RecursionError as error:
+        raise PoolError(f"{file.path} is nested too deeply") from error
+    except ValueError as error:
+        lines = isinstance(error, json.JSONDecodeError) and error.msg == "Extra data"
+        hint = "; a file that holds one JSON object a line must be named .jsonl" if lines else ""
+        raise PoolError(f"{file.path} is not valid JSON: {_json_problem(error)}{hint}") from error
+    rows = _list_of_rows(file.path, document)
+    for row, record in enumerate(rows):
+        if not isinstance(record, dict):
+            where = f"{file.path}: {file.place(row)}"
+            raise PoolError(f"{where} must be a JSON object, found {_json_type(record)}")
+    return cast(list[dict[str, Any]], rows)
+
+
+def _list_of_rows(path: Path, document: Any) -> list[Any]:
+    """The array itself, or the one list of objects in a wrapping object such as {"data": [...]}."""
+    if isinstance(document, list):
+        return document
+    expected = 'an array of objects, or an object with one list of objects such as {"data": [...]}'
+    if not isinstance(document, dict):
+        raise PoolError(f"{path} must hold {expected}, found {_json_type(document)}")
+    lists = [key for key, value in document.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if len(lists) != 1:
+        found = f"{len(lists)} such lists ({', '.join(lists)})" if lists else "no such list"
+        raise PoolError(f"{path} must hold {expected}; found {found}")
+    return cast(list[Any], document[lists[0]])
+
+
+def _refuse_lone_surrogates(record: Any, data: bytes) -> None:
+    r"""Raise `UnicodeEncodeError` for text such as "\ud800", which no UTF-8 file or Arrow column can hold."""
+    if b"\\u" in data and (b"\\ud" in data or b"\\uD" in data):
+        json.dumps(record, ensure_ascii=False).encode("utf-8")
+
+
+def _json_problem(error: ValueError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        at = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
+        return f"{error.msg} at {at}"
+    return str(error).splitlines()[0]
+
+
+def _json_type(value: Any) -> str:
+    names = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "a boolean"}
+    return names.get(type(value), "null")
+
+
+def _open(file: RecordFile) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(file.path, "rb") if file.gzipped else open(file.path, "rb"))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise PoolError(f"the pool {path} does not exist; check the path") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise PoolError(f"the pool {path} is not a whole gzip file: {error}") from error
+    except OSError as error:
+        raise PoolError(f"cannot read the pool {path}: {error.strerror or error}") from error

@@ -1,0 +1,22 @@
+"""The stages of a run, in the order of the data: pool, rollout, reward, sketch, score, select, report.
+
+A stage module holds NAME, PRODUCTS (the files or folders of the run directory that it makes), COSTLY (whether its
+products are kept from being overwritten when their inputs change), `inputs(run)` (the named values that determine
+the products) and `execute(run, progress)`. Stages never import each other: they meet in the run directory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+STAGES = ("pool", "rollout", "reward", "sketch", "score", "select", "report")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage reports: rows made, notes for the user, and facts for the manifest."""
+
+    rows: int
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)

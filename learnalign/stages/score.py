@@ -1,0 +1,99 @@
+"""Stage 5: success rates and sketches become one table of scores, a row a prompt, in the pool's order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from learnalign import durable
+from learnalign.errors import StoreError
+from learnalign.progress import Progress
+from learnalign.rundir import RunDir
+from learnalign.scoring import score_shards
+from learnalign.stages import Outcome
+from learnalign.store import SketchReader
+
+NAME = "score"
+PRODUCTS = ("scores.parquet",)
+COSTLY = False
+
+
+def inputs(run: RunDir) -> dict[str, Any]:
+    """Everything measured so far."""
+    return {
+        "pool": run.output("pool", "pool.parquet"),
+        "rollouts": run.output("rollout", "rollouts"),
+        "rewards": run.output("reward", "rewards"),
+        "sketches": run.output("sketch", "sketches"),
+    }
+
+
+def execute(run: RunDir, progress: Progress) -> Outcome:
+    """score_i = z_i . mean_j z_j over all sampled prompts, with z_i = p_i (1 - p_i) phi_i / |phi_i|."""
+    pool = pq.read_table(run.path / "pool.parquet", columns=["row", "prompt_id", "problem", "source"])
+    row_of = {prompt_id: row for row, prompt_id in enumerate(pool["prompt_id"].to_pylist())}
+    success, length = _groups(run, row_of, pool.num_rows)
+    learnability = success * (1 - success)
+    reader = SketchReader(run.path / "sketches")
+    if not reader.complete:
+        raise StoreError(f"{run.path / 'sketches'} is damaged or unfinished: 'learnalign check {run.path}' says where")
+    rows = np.array([row_of[prompt_id] for prompt_id in reader.prompt_ids], dtype=np.int64)
+    usable = np.isfinite(reader.norm) & (reader.norm > 0)
+    scored = score_shards(
+        reader.shards,
+        np.where(usable, learnability[rows], 0.0),
+        pool_size=int(np.isfinite(success).sum()),
+        scale=reader.scale if reader.dtype == "int8" else None,
+    )
+    score, alignment, norm = np.zeros(len(success)), np.zeros(len(success)), np.full(len(success), np.nan)
+    score[rows], alignment[rows], norm[rows] = scored.score, scored.alignment, reader.norm
+    state, reason = _states(run, success, rows[~usable], reader.norm[~usable], row_of)
+    columns = {
+        "success_rate": success,
+        "learnability": learnability,
+        "score": score,
+        "alignment": alignment,
+        "gradient_norm": norm,
+        "response_tokens": length,
+        "state": pa.array(state, pa.string()),
+        "reason": pa.array(reason, pa.string()),
+    }
+    for name, values in columns.items():
+        pool = pool.append_column(name, pa.array(values))
+    durable.write_parquet(run.path / "scores.parquet", pool)
+    lost = state.count("set aside")
+    notes = [f"{lost:,} prompts set aside: their gradient is zero or not finite"] if lost else []
+    return Outcome(pool.num_rows, notes)
+
+
+def _groups(run: RunDir, row_of: dict[str, int], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Success rate and mean response length in tokens of every prompt, NaN where it was not sampled."""
+    success, length = np.full(size, np.nan), np.full(size, np.nan)
+    for part in sorted((run.path / "rollouts").glob("part-*.parquet")):
+        rollouts = pq.read_table(part, columns=["prompt_id", "length"])
+        rewards = pq.read_table(run.path / "rewards" / part.name, columns=["correct"])
+        table = rollouts.append_column("correct", pc.cast(rewards["correct"], pa.float64()))
+        means = table.group_by("prompt_id", use_threads=False).aggregate([("correct", "mean"), ("length", "mean")])
+        at = [row_of[prompt_id] for prompt_id in means["prompt_id"].to_pylist()]
+        success[at], length[at] = means["correct_mean"].to_numpy(), means["length_mean"].to_numpy()
+    return success, length
+
+
+def _states(
+    run: RunDir, success: np.ndarray, set_aside: np.ndarray, norms: np.ndarray, row_of: dict[str, int]
+) -> tuple[list[str], list[str]]:
+    """Of every prompt: learnable, mastered, unsolved, skipped or set aside, with the reason of the last two."""
+    state = np.select([success == 1, success == 0], ["mastered", "unsolved"], "learnable").tolist()
+    reason = [""] * len(state)
+    for row, norm in zip(set_aside.tolist(), norms.tolist(), strict=True):
+        state[row] = "set aside"
+        reason[row] = "gradient is not finite" if np.isnan(norm) else "gradient is zero: all rewards are equal"
+    skipped = pq.read_table(run.path / "rollouts" / "skipped.parquet").to_pylist()
+    for prompt in skipped:
+        state[row_of[prompt["prompt_id"]]] = "skipped"
+        reason[row_of[prompt["prompt_id"]]] = prompt["reason"]
+    return state, reason

@@ -1,0 +1,115 @@
+"""Stage 4: the policy gradient of every learnable prompt, sketched and streamed to the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice, pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from learnalign.errors import PolicyError
+from learnalign.gradient import FOLD_VERSION, Group, Sketcher, batches
+from learnalign.policy import load_policy, policy_digest
+from learnalign.progress import Progress
+from learnalign.rundir import RunDir
+from learnalign.stages import Outcome
+from learnalign.store import SketchWriter
+
+NAME = "sketch"
+PRODUCTS = ("sketches",)
+COSTLY = True
+WINDOW = 512
+"""Prompts among which batches of like length are made; bounds what is in memory."""
+
+
+def inputs(run: RunDir) -> dict[str, Any]:
+    """Responses, rewards, policy and the random map."""
+    config = run.config.sketch
+    return {
+        "rollouts": run.output("rollout", "rollouts"),
+        "rewards": run.output("reward", "rewards"),
+        "policy": policy_digest(run.config.policy.model),
+        "policy.dtype": run.config.policy.dtype,
+        "rollout.temperature": run.config.rollout.temperature,
+        "sketch.dimension": config.dimension,
+        "sketch.seed": config.seed,
+        "sketch.dtype": config.dtype,
+        "fold version": FOLD_VERSION,
+    }
+
+
+def execute(run: RunDir, progress: Progress) -> Outcome:
+    """Sketch what is not in the store yet. A batch is one atomic block of the store."""
+    config = run.config.sketch
+    total = sum(1 for _ in _groups(run))
+    own = ("sketch.dimension", "sketch.dtype")  # the store records these itself
+    identity = {name: str(value) for name, value in inputs(run).items() if name not in own}
+    sketcher = Sketcher(
+        load_policy(run.config.policy).model,
+        dimension=config.dimension,
+        seed=config.seed,
+        temperature=run.config.rollout.temperature,
+    )
+    folder = run.path / "sketches"
+    with SketchWriter(folder, dimension=config.dimension, dtype=config.dtype, identity=identity) as writer:
+        if writer.done:
+            progress.say(f"sketch: {len(writer.done):,} of {total:,} gradients were there")
+        with progress.track(NAME, total, "prompts", done=len(writer.done)) as advance:
+            for ids, success, groups in _batches(run, config.batch_tokens):
+                if writer.done.issuperset(ids):
+                    continue
+                writer.append(ids, success, _sketch(sketcher, groups).astype(np.float32, copy=False))
+                advance(len(ids))
+    coverage = sketcher.coverage
+    facts = {
+        "covered_weights": coverage.covered,
+        "all_weights": coverage.total,
+        "not_covered": coverage.missing,
+    }
+    return Outcome(total, facts=facts)
+
+
+def _sketch(sketcher: Sketcher, groups: list[Group]) -> np.ndarray:
+    try:
+        return sketcher.sketch(groups)
+    except torch.OutOfMemoryError as error:
+        raise PolicyError(
+            f"out of GPU memory with a batch of {sum(g.tokens for g in groups):,} tokens: "
+            "set a smaller sketch.batch_tokens and give the same command again"
+        ) from error
+
+
+def _batches(run: RunDir, batch_tokens: int) -> Iterator[tuple[list[str], np.ndarray, list[Group]]]:
+    """Prompt ids, success rates and groups of every batch, in an order that depends on the rollouts alone."""
+    stream = _groups(run)
+    while window := list(islice(stream, WINDOW)):
+        groups = [group for _, _, group in window]
+        for batch in batches(groups, batch_tokens):
+            ids = [window[i][0] for i in batch]
+            success = np.array([window[i][1] for i in batch])
+            yield ids, success, [groups[i] for i in batch]
+
+
+def _groups(run: RunDir) -> Iterator[tuple[str, float, Group]]:
+    """Every prompt with 0 < p < 1: its id, success rate, and responses with rewards, in the order of the parts."""
+    for part in sorted((run.path / "rollouts").glob("part-*.parquet")):
+        rewards = pq.read_table(run.path / "rewards" / part.name, columns=["correct", "reward"])
+        rows = pq.read_table(part, columns=["prompt_id", "prompt_tokens", "tokens"])
+        rows = rows.append_column("correct", rewards["correct"]).append_column("reward", rewards["reward"])
+        yield from _learnable(rows)
+
+
+def _learnable(rows: pa.Table) -> Iterator[tuple[str, float, Group]]:
+    """Rows of one prompt stand together in a part."""
+    prompt_ids = rows["prompt_id"].to_numpy()
+    starts = np.flatnonzero(np.r_[True, prompt_ids[1:] != prompt_ids[:-1], True])
+    for first, last in pairwise(starts):
+        some = rows.slice(first, last - first)
+        success = float(np.mean(some["correct"].to_numpy()))
+        if 0.0 < success < 1.0:
+            group = Group(some["prompt_tokens"][0].as_py(), some["tokens"].to_pylist(), some["reward"].to_pylist())
+            yield str(prompt_ids[first]), success, group

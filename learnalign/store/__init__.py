@@ -1,0 +1,17 @@
+"""Sketches on disk: written once, durably, by a background thread; read as memory-mapped NumPy arrays.
+
+A store is a directory: `store.json` says what its rows were made with, `shard-*.npy` holds unit rows that
+`numpy.load(mmap_mode="r")` reads without us, `shard-*.index` says which rows count (csrc/FORMAT.md). A block
+that was appended is there whole or not at all after a crash at any instant, so that whoever computes the
+missing blocks again ends with the same bytes. This package does not compute sketches, scores or selections.
+
+    description   what the rows were made with, and the refusal of other stores
+    writer        SketchWriter
+    reader        SketchReader, Damage
+"""
+
+from learnalign.store.description import DTYPES
+from learnalign.store.reader import Damage, SketchReader
+from learnalign.store.writer import SketchWriter
+
+__all__ = ["DTYPES", "Damage", "SketchReader", "SketchWriter"]

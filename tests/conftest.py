@@ -1,0 +1,18 @@
+"""Shared fixtures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The directory with the real data sets; a test that needs it is skipped where there is none."""
+    given = os.environ.get("LEARNALIGN_DATA")
+    if not given or not Path(given).is_dir():
+        found = f"{given} is no directory" if given else "it is not set"
+        pytest.skip(f"needs the data sets (GSM8K, MATH, verl files) in the folder LEARNALIGN_DATA; {found}")
+    return Path(given)

@@ -1,0 +1,71 @@
+"""Killed with SIGKILL at random instants and resumed, a run ends byte for byte like one that was never stopped."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from learnalign.demo.pool import write_pool
+from learnalign.demo.run import POLICY
+
+KILLS = 20
+RESULTS = ("scores.parquet", "selection.jsonl", "selection.parquet", "picks.parquet")
+
+
+def command(run: Path, pool: Path) -> list[str]:
+    settings = ("rollout.max_new_tokens=16", "rollout.batch_sequences=64", "sketch.batch_tokens=1024")
+    return [
+        *(
+            sys.executable,
+            "-m",
+            "learnalign.cli",
+            "run",
+            str(run),
+            "--pool",
+            str(pool),
+            "--model",
+            str(POLICY),
+        ),
+        *("--select", "20", "--quiet", "--set", "reward.verifier=exact"),
+        *(part for setting in settings for part in ("--set", setting)),
+    ]
+
+
+def state(run: Path) -> tuple[int, int]:
+    """How far a run is: files that are there, and bytes of the sketch journal."""
+    files = [p for p in run.rglob("*") if p.is_file()]
+    return len(files), sum(p.stat().st_size for p in files if p.suffix == ".index")
+
+
+def test_killed_at_random_and_resumed_is_byte_identical(tmp_path: Path) -> None:
+    pool = write_pool(tmp_path / "pool.jsonl", 224, seed=1)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run(command(whole, pool), check=True, timeout=300)
+    rng = random.Random(0)
+    kills, stopped_at = 0, set()
+    while kills < KILLS:
+        process = subprocess.Popen(command(broken, pool))
+        begun, start = state(broken), time.monotonic()
+        # Importing torch takes seconds: the clock of the random instant starts with the first sign of work.
+        while process.poll() is None and state(broken) == begun and time.monotonic() - start < 60:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.6))
+        if process.poll() is not None:  # finished before its instant came: begin again from nothing
+            assert process.returncode == 0
+            subprocess.run(["rm", "-r", str(broken)], check=True)
+            continue
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+        stopped_at.add(state(broken))
+    subprocess.run(command(broken, pool), check=True, timeout=300)
+    assert len(stopped_at) > KILLS // 2, "the kills must have hit different moments"
+    for name in RESULTS:
+        assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
+    for part in sorted((whole / "rollouts").iterdir()) + sorted((whole / "sketches").iterdir()):
+        twin = broken / part.relative_to(whole)
+        assert twin.read_bytes() == part.read_bytes(), part.name

@@ -1,0 +1,287 @@
+"""Scores are mean_j S_ij, exactly, whatever the format, the threads, the shards and the SIMD path."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from learnalign import _core
+from learnalign.errors import ArrayError, ConfigError
+from learnalign.scoring import score, score_shards
+
+SIMD = ["portable", "avx2"] if _core.simd() == "avx2" else ["portable"]
+SHAPES = [(1, 1), (1, 64), (2, 15), (3, 16), (7, 17), (100, 37), (255, 128), (256, 31), (257, 8), (1100, 65)]
+
+
+def definition(phi: np.ndarray, success_rate: np.ndarray) -> np.ndarray:
+    """The N x N matrix S in float64, averaged over its columns."""
+    wide = phi.astype(np.float64)
+    length = np.linalg.norm(wide, axis=1, keepdims=True)
+    unit = np.divide(wide, length, out=np.zeros_like(wide), where=length > 0)
+    z = (success_rate * (1.0 - success_rate))[:, None] * unit
+    return (z @ z.T).mean(axis=1)
+
+
+def pool(rows: int, dimension: int, dtype: Any = np.float64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of very different lengths that lean to one side, as gradients do; success rates of 8 responses."""
+    rng = np.random.default_rng([rows, dimension, seed])
+    phi = rng.standard_normal((rows, dimension)) + 0.2 * rng.standard_normal(dimension)
+    phi *= 2.0 ** rng.integers(-3, 4, (rows, 1))
+    return phi.astype(dtype), rng.integers(0, 9, rows) / 8
+
+
+@pytest.mark.parametrize("path", SIMD)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_scores_are_the_definition(
+    shape: tuple[int, int], dtype: Any, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEARNALIGN_SIMD", path)
+    phi, success_rate = pool(*shape, dtype)
+    scores = score(phi, success_rate)
+    assert scores.dtype == np.float64
+    np.testing.assert_allclose(scores, definition(phi, success_rate), rtol=1e-9, atol=0.0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.integers(1, 40),
+    dimension=st.integers(1, 70),
+    seed=st.integers(0, 2**32 - 1),
+    dtype=st.sampled_from([np.float16, np.float32, np.float64]),
+)
+def test_scores_are_the_definition_for_any_shape(rows: int, dimension: int, seed: int, dtype: Any) -> None:
+    """Scores near zero come from cancellation in a sum of V_i V_j <= 1/16, so the tolerance is absolute."""
+    phi, success_rate = pool(rows, dimension, dtype, seed)
+    difference = score(phi, success_rate) - definition(phi, success_rate)
+    assert np.abs(difference).max() <= 1e-16
+
+
+def test_float64_is_not_rounded_to_float32() -> None:
+    """Two rows that differ in the tenth digit: the difference of their scores is seen."""
+    phi = np.array([[1.0, 1e-10], [1.0, -1e-10], [1.0, 1.0]])
+    scores = score(phi, np.full(3, 0.5))
+    assert scores[0] > scores[1]
+    np.testing.assert_allclose(scores, definition(phi, np.full(3, 0.5)), rtol=1e-14)
+
+
+@pytest.mark.parametrize("magnitude", [1e-320, 1e-300, 1e-160, 1e160, 1e300])
+def test_float64_at_the_ends_of_its_range(magnitude: float) -> None:
+    """Squares overflow or vanish there; the same rows times a power of two, which is exact, do not."""
+    phi, success_rate = pool(20, 33)
+    phi[::2] *= magnitude / np.abs(phi).max()
+    ordinary = phi.copy()
+    ordinary[::2] = np.ldexp(phi[::2], -int(np.floor(np.log2(magnitude))))
+    np.testing.assert_allclose(score(phi, success_rate), score(ordinary, success_rate), rtol=1e-14)
+
+
+def test_lengths_cancel() -> None:
+    phi, success_rate = pool(300, 50, np.float32)
+    factors = 2.0 ** np.random.default_rng(0).integers(-20, 20, (300, 1))
+    assert np.array_equal(score(phi, success_rate), score(phi * factors.astype(np.float32), success_rate))
+
+
+def test_half_precision_reads_every_number() -> None:
+    """All 63,488 finite halves, on every path, as NumPy reads them."""
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    every = every[np.isfinite(every)]
+    half = np.stack([every, np.ones_like(every)], axis=1)
+    rates = np.full(len(half), 0.5)
+    assert np.array_equal(score(half, rates), score(half.astype(np.float64), rates))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16", "float32", "float64"])
+def test_same_bits_for_any_threads_shards_and_simd_path(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    rows = rng.integers(-127, 128, (1500, 77))
+    phi = rows.astype(dtype) if dtype == "int8" else (rows / 977).astype(dtype)
+    learnability = rng.uniform(0, 0.25, 1500)
+    results = []
+    for path in SIMD:
+        monkeypatch.setenv("LEARNALIGN_SIMD", path)
+        for threads in (0, 1, 2, 3, 7):
+            for cuts in ([], [1], [256, 512], [3, 3, 700, 1499], [1500]):
+                shards = np.split(phi, cuts)
+                results.append(score_shards(shards, learnability, pool_size=2000, threads=threads))
+    for result in results[1:]:
+        assert result.score.tobytes() == results[0].score.tobytes()
+        assert result.alignment.tobytes() == results[0].alignment.tobytes()
+
+
+def test_nothing_to_learn_scores_exactly_zero() -> None:
+    phi, success_rate = pool(50, 20)
+    success_rate[:10], success_rate[10:20] = 0.0, 1.0
+    phi[5:15] = 0.0
+    scores = score(phi, success_rate)
+    assert not scores[:20].any()
+    assert not np.signbit(scores[:20]).any()
+    assert np.count_nonzero(scores[20:]) > 0
+    phi[:20] = 1e3  # whatever their gradients, they count in the mean's N only
+    assert np.array_equal(score(phi, success_rate), scores)
+    np.testing.assert_allclose(score(phi[20:], success_rate[20:]) * 30 / 50, scores[20:], rtol=1e-12)
+
+
+def test_a_pool_with_nothing_to_learn() -> None:
+    phi, _ = pool(5, 4)
+    assert not score(phi, np.ones(5)).any()
+    result = score_shards([phi], np.zeros(5), pool_size=5)
+    assert not result.score.any()
+    assert not result.alignment.any()
+
+
+def test_empty_pool() -> None:
+    assert score(np.empty((0, 8)), np.empty(0)).shape == (0,)
+    assert score_shards([], np.empty(0), pool_size=3).score.shape == (0,)
+    assert not score(np.empty((3, 0)), np.zeros(3)).any()
+
+
+# --- stored rows
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16", "float32"])
+def test_stored_rows_against_the_definition(dtype: str) -> None:
+    rng = np.random.default_rng(4)
+    phi = rng.standard_normal((400, 90)) + 0.1
+    stored = np.rint(phi * 30).clip(-127, 127).astype(np.int8) if dtype == "int8" else phi.astype(dtype)
+    learnability, size = rng.uniform(0, 0.25, 400), 1000
+    learnability[:30] = 0.0
+    unit = stored.astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    mean = (learnability[:, None] * unit).sum(axis=0) / size
+    scale = np.full(400, 0.01, np.float32)
+    result = score_shards([stored[:123], stored[123:]], learnability, pool_size=size, scale=scale)
+    np.testing.assert_allclose(result.score, learnability * (unit @ mean), rtol=1e-9, atol=0.0)
+    np.testing.assert_allclose(result.alignment, unit @ mean / np.linalg.norm(mean), rtol=1e-9)
+    assert not result.score[:30].any()
+    assert result.alignment[:30].all()
+
+
+def test_alignment_is_a_cosine() -> None:
+    phi = np.array([[3.0, 0.0], [1e-3, 0.0], [-5.0, 0.0], [0.0, 1.0], [0.0, 0.0]], np.float32)
+    result = score_shards([phi], np.array([0.25, 0.25, 0.1, 0.0, 0.25]), pool_size=5)
+    assert np.array_equal(result.alignment, [1.0, 1.0, -1.0, 0.0, 0.0])
+    assert result.score[4] == 0.0
+    assert result.score[2] < 0.0
+
+
+# --- what comes in
+
+
+def test_arrays_of_many_kinds_are_taken() -> None:
+    phi, success_rate = pool(40, 12)
+    expected = score(phi, success_rate)
+    big_endian = phi.astype(">f8")
+    unaligned = np.frombuffer(b"x" + phi.tobytes(), np.uint8)[1:].view(phi.dtype).reshape(phi.shape)
+    for same in (np.asfortranarray(phi), np.repeat(phi, 2, axis=0)[::2], big_endian, phi.tolist(), unaligned):
+        assert np.array_equal(score(same, success_rate), expected)
+    assert np.array_equal(score(phi, success_rate.tolist()), expected)
+    assert np.array_equal(score(phi, np.ones(40, bool)), np.zeros(40))
+
+
+def test_tensors_are_taken_without_importing_torch() -> None:
+    torch = pytest.importorskip("torch")
+    phi, success_rate = pool(40, 12)
+    expected = score(phi, success_rate)
+    tensor = torch.tensor(phi, requires_grad=True)
+    assert np.array_equal(score(tensor, torch.tensor(success_rate)), expected)
+    half = torch.tensor(phi, dtype=torch.float16)
+    assert np.array_equal(score(half, success_rate), score(phi.astype(np.float16), success_rate))
+    with pytest.raises(ArrayError, match=r"bfloat16.*pass phi\.float\(\)"):
+        score(torch.tensor(phi, dtype=torch.bfloat16), success_rate)
+    with pytest.raises(ArrayError, match=r"must be on the CPU, found it on meta"):
+        score(torch.empty(3, 3, device="meta"), success_rate)
+    code = (
+        "import sys, numpy, learnalign.scoring as s; s.score(numpy.ones((2, 2)), numpy.ones(2));"
+        "print('torch' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
+
+
+def changed(array: np.ndarray, where: Any, value: float) -> np.ndarray:
+    copy = array.copy()
+    copy[where] = value
+    return copy
+
+
+def test_bad_arrays_are_refused_with_their_rows() -> None:
+    phi, p = pool(600, 20)
+    p[:] = 0.5
+    for bad_phi, bad_p, line in [
+        (changed(phi, (np.array([3, 299, 400]), 7), np.nan), p, "NaN or infinity in row 3, 299, 400;"),
+        (changed(phi, (9, 19), -np.inf), p, "in row 9;"),
+        (changed(phi, (9, 19), np.nan), changed(p, 9, 1.0), "in row 9;"),
+        (changed(phi, slice(10, 20), np.nan), p, r"in row 10, 11, 12, 13, 14, ... \(10 rows\);"),
+        (changed(phi, slice(300, 302), 0.0), p, "all zeros, though 0 < success rate < 1. in row 300, 301;"),
+        (phi, changed(p, slice(5, 7), 1.5), r"lie in \[0, 1\], found 1.5 in row 5, 1.5 in row 6"),
+        (phi, changed(p, 8, -1e-9), "-1e-09 in row 8"),
+        (phi, changed(p, 8, np.nan), "nan in row 8"),
+        (phi, p[:599], r"shape \[600\], found \[599\]"),
+        (phi, p[:, None], r"found \[600, 1\]"),
+        (phi, p.astype(str), "real numbers"),
+        (phi[0], p, r"shape \[N, d\].*found \[20\]"),
+        (phi.astype(int), p, "float16, float32 or float64, found int64"),
+        (phi.astype(np.longdouble), p, "found float128|found longdouble"),
+        ([[1.0], [1.0, 2.0]], p[:2], "array of numbers"),
+    ]:
+        with pytest.raises(ArrayError, match=line) as refusal:
+            score(bad_phi, bad_p)
+        assert "\n" not in str(refusal.value)
+    for dtype in (np.float16, np.float32):
+        with pytest.raises(ArrayError, match="in row 41;"):
+            score(changed(phi, (41, 0), np.inf).astype(dtype), p)
+
+
+def test_bad_shards_are_refused() -> None:
+    phi, _ = pool(10, 6, np.float32)
+    v = np.full(10, 0.1)
+    ones = np.ones(10, np.float32)
+    for shards, learnability, options, line in [
+        ([phi], v, {"pool_size": 9}, "at least the number of rows .10., found 9"),
+        ([phi], v[:9], {"pool_size": 10}, r"learnability.*shape \[10\], found \[9\]"),
+        ([phi], -v, {"pool_size": 10}, "learnability must be finite and >= 0, found -0.1 in row 0"),
+        ([phi], v * np.nan, {"pool_size": 10}, "found nan in row 0"),
+        ([phi[:5], phi[5:, :5]], v, {"pool_size": 10}, "shard 1 differs from shard 0"),
+        ([phi[:5], phi[5:].astype(np.float64)], v, {"pool_size": 10}, "shard 1 differs from shard 0"),
+        ([phi[0]], v, {"pool_size": 10}, r"shard 0 must have shape \[rows, d\]"),
+        ([phi.astype(np.int32)], v, {"pool_size": 10}, "int8, float16, float32 or float64"),
+        ([phi], v, {"pool_size": 10, "scale": -ones}, "scale must be finite and >= 0"),
+        ([phi], v, {"pool_size": 10, "scale": ones[:3]}, r"scale.*shape \[10\]"),
+        ([phi], v, {"pool_size": 10, "threads": -1}, "threads must be 0"),
+        ([changed(phi, (4, 4), np.nan)], v, {"pool_size": 10}, "in row 4;"),
+    ]:
+        with pytest.raises(ArrayError, match=line):
+            score_shards(shards, learnability, **options)  # type: ignore[arg-type]
+
+
+def test_the_simd_override_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEARNALIGN_SIMD", "mmx")
+    with pytest.raises(ConfigError, match='must be portable or avx2, found "mmx"'):
+        score(np.ones((1, 1)), np.ones(1))
+
+
+def test_ctrl_c_stops_a_long_call_and_other_threads_run() -> None:
+    """The timer's thread needs the interpreter lock to send the signal while the scorer works."""
+    shard = np.ones((1000, 2000), np.float32)
+    shards = [shard] * 3000  # 24 GB to go through: some seconds on any machine
+    sent: list[float] = []
+
+    def interrupt() -> None:
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Timer(0.3, interrupt)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        score_shards(shards, np.full(3_000_000, 0.25), pool_size=3_000_000, threads=1)
+    assert time.monotonic() - sent[0] < 0.5

@@ -1,0 +1,610 @@
+"""The sketch store keeps what it was given, whatever happens: kills, cuts, flipped bits, full disks, hostile files."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from learnalign import _core
+from learnalign.errors import ArrayError, StoreCorruptError, StoreError, StoreMismatchError
+from learnalign.store import DTYPES, SketchReader, SketchWriter
+
+PROGRAM = Path(__file__).with_name("store_writer_program.py")
+IDENTITY = {"seed": 7, "policy": "0123abcd"}
+SIMD = ["portable", "avx2"] if _core.simd() == "avx2" else ["portable"]
+
+Batch = tuple[list[str], np.ndarray, np.ndarray]
+
+
+def batch_of(number: int, rows: int = 3, dimension: int = 37) -> Batch:
+    rng = np.random.default_rng(number)
+    ids = [f"prompt {number}/{row} é" for row in range(rows)]
+    return ids, rng.integers(0, 9, rows) / 8, rng.standard_normal((rows, dimension), dtype=np.float32)
+
+
+def write(directory: Path, batches: Iterable[Batch], dtype: str = "float16", dimension: int = 37) -> Path:
+    """Writes the batches that are not there yet."""
+    with SketchWriter(directory, dimension=dimension, dtype=dtype, identity=IDENTITY) as writer:
+        for ids, rates, phi in batches:
+            if not writer.done.issuperset(ids):
+                writer.append(ids, rates, phi)
+    return directory
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+
+
+def unit(phi: np.ndarray) -> np.ndarray:
+    wide = phi.astype(np.float64)
+    return wide / np.linalg.norm(wide, axis=1, keepdims=True)
+
+
+def problems(directory: Path) -> list[str]:
+    """What opening and checking the store finds wrong."""
+    try:
+        return [str(damage) for damage in SketchReader(directory).check()]
+    except StoreError as error:
+        return [str(error)]
+
+
+# --- what goes in comes out
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_round_trip(tmp_path: Path, dtype: str) -> None:
+    batches = [batch_of(number, rows) for number, rows in enumerate([3, 1, 8, 2])]
+    reader = SketchReader(write(tmp_path / "store", batches, dtype))
+    phi = np.concatenate([batch[2] for batch in batches])
+    tolerance = {"float16": 2.0**-12, "float32": 1e-7, "int8": 0.5 * reader.scale.max() * 1.0001}[dtype]
+
+    assert (reader.rows, reader.dimension, reader.dtype, reader.identity) == (14, 37, dtype, IDENTITY)
+    assert reader.complete
+    assert reader.check() == []
+    assert reader.prompt_ids == [prompt_id for batch in batches for prompt_id in batch[0]]
+    assert np.array_equal(reader.success_rate, np.concatenate([batch[1] for batch in batches]))
+    np.testing.assert_allclose(reader.norm, np.linalg.norm(phi.astype(np.float64), axis=1), rtol=1e-14)
+    starts, parts = zip(*reader.blocks(rows=4), strict=True)
+    assert starts == (0, 4, 8, 12)
+    decoded = np.concatenate(parts)
+    assert decoded.dtype == np.float32
+    assert np.abs(decoded - unit(phi)).max() <= tolerance
+    for row, prompt_id in enumerate(reader.prompt_ids):
+        assert np.array_equal(reader[prompt_id], decoded[row])
+    assert "prompt 99" not in reader
+    with pytest.raises(KeyError):
+        reader["prompt 99"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_numpy_reads_the_finished_shard_without_us(tmp_path: Path, dtype: str) -> None:
+    reader = SketchReader(write(tmp_path / "store", [batch_of(0), batch_of(1)], dtype))
+    plain = np.load(tmp_path / "store" / "shard-00000.npy", mmap_mode="r")
+    assert plain.dtype == np.dtype(dtype)
+    assert plain.shape == (6, 37)
+    assert np.array_equal(plain, reader.shards[0])
+    assert isinstance(reader.shards[0], np.memmap)
+    assert plain.offset % 4096 == 0
+
+
+@pytest.mark.parametrize("path", SIMD)
+def test_half_precision_is_rounded_as_numpy_rounds(tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Magnitudes from 1 down through the subnormal halves to nothing, and a ragged length."""
+    monkeypatch.setenv("LEARNALIGN_SIMD", path)
+    rng = np.random.default_rng(5)
+    phi = (rng.standard_normal((50, 1003)) * 2.0 ** rng.uniform(-30, 3, (50, 1003))).astype(np.float32)
+    ids, rates = [str(row) for row in range(50)], np.full(50, 0.5)
+    reader = SketchReader(write(tmp_path / "store", [(ids, rates, phi)], dimension=1003))
+    expected = (phi * (1.0 / reader.norm)[:, None]).astype(np.float32).astype(np.float16)
+    assert np.array_equal(reader.shards[0].view(np.uint16), expected.view(np.uint16))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bytes_do_not_depend_on_the_simd_path(tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores = []
+    for path in SIMD:
+        monkeypatch.setenv("LEARNALIGN_SIMD", path)
+        stores.append(files(write(tmp_path / path, [batch_of(0, 20), batch_of(1, 20)], dtype)))
+    assert all(store == stores[0] for store in stores)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_zero_and_non_finite_rows_are_kept_as_zeros(tmp_path: Path, dtype: str) -> None:
+    ids, rates, phi = batch_of(0, 5)
+    phi[1], phi[2, 36], phi[3, 0] = 0.0, np.nan, -np.inf
+    reader = SketchReader(write(tmp_path / "store", [(ids, rates, phi)], dtype))
+    assert reader.norm[1] == 0.0
+    assert np.isnan(reader.norm[2:4]).all()
+    assert np.isfinite(reader.norm[[0, 4]]).all()
+    assert not reader.shards[0][1:4].any()
+    assert not reader.scale[1:4].any()
+    assert reader.check() == []
+
+
+def test_extreme_lengths_are_kept(tmp_path: Path) -> None:
+    ids, rates, phi = batch_of(0, 2)
+    phi[0] *= 1e38 / np.abs(phi[0]).max()
+    phi[1] *= 1e-44 / np.abs(phi[1]).max()
+    reader = SketchReader(write(tmp_path / "store", [(ids, rates, phi)], "float32"))
+    np.testing.assert_allclose(reader.norm, np.linalg.norm(phi.astype(np.float64), axis=1), rtol=1e-12)
+    assert np.abs(np.concatenate([part for _, part in reader.blocks()]) - unit(phi)).max() < 1e-7
+
+
+def test_empty_store_and_empty_append(tmp_path: Path) -> None:
+    reader = SketchReader(write(tmp_path / "store", [([], np.empty(0), np.empty((0, 37), np.float32))]))
+    assert reader.complete
+    assert (reader.rows, reader.prompt_ids, len(reader.norm)) == (0, [], 0)
+    assert [shard.shape for shard in reader.shards] == [(0, 37)]
+    assert reader.check() == []
+
+
+def test_threads_append_whole_blocks(tmp_path: Path) -> None:
+    """A queue of one block at a time makes every thread wait for room."""
+    directory = write(tmp_path / "store", [])
+    with open(directory / "shard-00000.index", "rb+") as index:
+        core = _core.StoreWriter(str(directory), index.fileno(), 0, 37, "float16", 1)
+    batches = [batch_of(number) for number in range(40)]
+
+    def work(part: list[Batch]) -> None:
+        for batch in part:
+            core.append(*batch)
+
+    threads = [threading.Thread(target=work, args=(batches[start::4],)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    core.close()
+    reader = SketchReader(directory)
+    assert reader.complete
+    assert reader.check() == []
+    assert sorted(reader.prompt_ids) == sorted(prompt_id for batch in batches for prompt_id in batch[0])
+    for start in range(0, reader.rows, 3):
+        ids, _, phi = batches[int(reader.prompt_ids[start].split()[1].split("/")[0])]
+        assert reader.prompt_ids[start : start + 3] == ids
+        assert np.abs(np.array([reader[i] for i in ids]) - unit(phi)).max() < 1e-3
+
+
+# --- resuming
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_resumed_equals_uninterrupted(tmp_path: Path, dtype: str) -> None:
+    batches = [batch_of(number) for number in range(5)]
+    whole = files(write(tmp_path / "whole", batches, dtype))
+    writer = SketchWriter(tmp_path / "store", dimension=37, dtype=dtype, identity=IDENTITY)
+    for batch in batches[:2]:
+        writer.append(*batch)
+    with pytest.raises(RuntimeError, match="stop here"), writer:
+        raise RuntimeError("stop here")
+
+    reader = SketchReader(tmp_path / "store")
+    assert (reader.rows, reader.complete) == (6, False)
+    assert reader.check() == []
+    write(tmp_path / "store", batches[:4], dtype)
+    assert SketchReader(tmp_path / "store").complete
+    complete = files(tmp_path / "store")
+    write(tmp_path / "store", batches[:4], dtype)  # nothing to do
+    assert files(tmp_path / "store") == complete
+    write(tmp_path / "store", batches, dtype)  # a complete store takes more rows
+    assert files(tmp_path / "store") == whole
+
+
+def test_flushed_rows_are_readable_at_once(tmp_path: Path) -> None:
+    with SketchWriter(tmp_path / "store", dimension=37, identity=IDENTITY) as writer:
+        writer.append(*batch_of(0))
+        writer.flush()
+        reader = SketchReader(tmp_path / "store")
+        assert (reader.rows, reader.complete) == (3, False)
+        assert np.abs(reader["prompt 0/1 é"] - unit(batch_of(0)[2])[1]).max() < 1e-3
+
+
+def run_program(directory: Path, dtype: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(PROGRAM), str(directory), dtype]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_killed_at_random_instants(tmp_path: Path) -> None:
+    """SIGKILL loses no flushed row, and the resumed store ends with the bytes of an uninterrupted one."""
+    dtype = "float16"
+    process = run_program(tmp_path / "whole", dtype)
+    start = time.monotonic()
+    assert process.wait() == 0
+    seconds = time.monotonic() - start
+    whole = files(tmp_path / "whole")
+
+    chance, kills, store = random.Random(11), 0, tmp_path / "store"
+    while kills < 15:
+        process = run_program(store, dtype)
+        time.sleep(chance.uniform(0, seconds / 3))
+        process.send_signal(signal.SIGKILL)
+        output = process.communicate()[0]
+        kills += process.returncode == -signal.SIGKILL
+        flushed = [int(rows) for rows in re.findall(r"flushed (\d+)\n", output)]
+        if not (store / "store.json").exists():
+            assert flushed == []
+            continue
+        reader = SketchReader(store)
+        assert reader.rows >= max(flushed, default=0)
+        assert reader.rows % 7 == 0, "a block is there whole or not at all"
+        if reader.complete:
+            assert files(store) == whole
+            shutil.rmtree(store)
+    process = run_program(store, dtype)
+    assert process.wait() == 0
+    assert files(store) == whole
+
+
+# --- files cut short, flipped, foreign, hostile
+
+
+def small_unfinished(directory: Path, blocks: int) -> Path:
+    writer = SketchWriter(directory, dimension=5, dtype="float32", identity=IDENTITY)
+    for number in range(blocks):
+        writer.append(*batch_of(number, 2, 5))
+    writer._core.stop()
+    return directory
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_cut_at_every_byte(tmp_path: Path, finished: bool) -> None:
+    """Whatever is cut off: the rest opens as a prefix, is not called complete, and resumes to the same bytes."""
+    batches = [batch_of(number, 2, 5) for number in range(3)]
+    store = small_unfinished(tmp_path / "store", 3)
+    whole = files(write(tmp_path / "whole", batches, "float32", dimension=5))
+    if finished:
+        shutil.rmtree(store)
+        shutil.copytree(tmp_path / "whole", store)
+    original = files(store)
+    data = next(name for name in original if name.startswith("shard-00000.npy"))
+    ids = [prompt_id for batch in batches for prompt_id in batch[0]]
+    cuts = [("shard-00000.index", size) for size in range(len(original["shard-00000.index"]))]
+    cuts += [(data, size) for size in [0, 17, *range(4090, len(original[data]))]]
+    for number, (name, size) in enumerate(cuts):
+        (store / name).write_bytes(original[name][:size])
+        reader = SketchReader(store)
+        assert reader.prompt_ids == ids[: reader.rows]
+        assert not reader.complete
+        if finished:
+            assert reader.check() != []
+        for _, part in reader.blocks():
+            assert np.abs(part - unit(np.concatenate([b[2] for b in batches]))[: reader.rows]).max() < 1e-6
+        if number % 23 == 0:
+            write(store, batches, "float32", dimension=5)
+            assert files(store) == whole
+            shutil.rmtree(store)
+            store.mkdir()
+            for other, content in original.items():
+                (store / other).write_bytes(content)
+        (store / name).write_bytes(original[name])
+
+
+def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
+    store = write(tmp_path / "store", [batch_of(number, 2, 5) for number in range(3)], "int8", dimension=5)
+    assert problems(store) == []
+    chance = random.Random(13)
+    flips = [(path, None) for path in store.iterdir() for _ in range(200)]
+    flips += [(store / "shard-00000.npy", 4096 + byte) for byte in range(30)]
+    for path, byte in flips:
+        content = bytearray(path.read_bytes())
+        where = chance.randrange(len(content)) if byte is None else byte
+        content[where] ^= 1 << chance.randrange(8)
+        original = path.read_bytes()
+        path.write_bytes(content)
+        assert problems(store), f"{path.name}, byte {where}"
+        path.write_bytes(original)
+    assert problems(store) == []
+
+
+def test_check_names_the_damaged_rows(tmp_path: Path) -> None:
+    store = write(tmp_path / "store", [batch_of(number) for number in range(4)])
+    path = store / "shard-00000.npy"
+    content = bytearray(path.read_bytes())
+    content[4096 + 4 * 37 * 2] ^= 1
+    path.write_bytes(content)
+    (damage,) = SketchReader(store).check()
+    assert (damage.file, damage.block, damage.first_row) == ("shard-00000.npy", 1, 3)
+    assert damage.prompt_ids == tuple(batch_of(1)[0])
+    assert "block 1, rows 3 to 5 (prompts prompt 1/0 é to prompt 1/2 é)" in str(damage)
+
+
+def test_a_damaged_tail_is_written_again(tmp_path: Path) -> None:
+    batches = [batch_of(number) for number in range(4)]
+    store = write(tmp_path / "store", batches)
+    whole = files(store)
+    path = store / "shard-00000.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    with SketchWriter(store, dimension=37, identity=IDENTITY) as writer:
+        assert writer.done == {prompt_id for batch in batches[:3] for prompt_id in batch[0]}
+        writer.append(*batches[3])
+    assert files(store) == whole
+
+
+def test_what_a_writer_drops_is_gone(tmp_path: Path) -> None:
+    store = write(tmp_path / "store", [batch_of(number) for number in range(6)])
+    path = store / "shard-00000.npy"
+    content = bytearray(path.read_bytes())
+    content[4096 + 7 * 37 * 2] ^= 1  # in the third block
+    path.write_bytes(content)
+    write(store, [])
+    assert files(store) == files(write(tmp_path / "short", [batch_of(0), batch_of(1)]))
+
+
+def test_a_writer_refuses_damage_that_no_crash_explains(tmp_path: Path) -> None:
+    store = small_unfinished(tmp_path / "store", 20)
+    index = store / "shard-00000.index"
+    content = bytearray(index.read_bytes())
+    content[64 + 40] ^= 1  # in the first of 20 records
+    index.write_bytes(content)
+    before = files(store)
+    with pytest.raises(StoreCorruptError, match="damaged at byte 64 with good records behind it"):
+        SketchWriter(store, dimension=5, dtype="float32", identity=IDENTITY)
+    assert files(store) == before
+
+
+def seal(record: bytes) -> bytes:
+    return record + struct.pack("<I", _core.crc32c(record))
+
+
+HOSTILE = {
+    "more rows than bytes": struct.pack("<4sIQQQ", b"BLK1", 0, 40, 0, 2**60) + bytes(4),
+    "rows that overflow": struct.pack("<4sIQQQ", b"BLK1", 0, 40, 0, 2**64 - 1) + bytes(4),
+    "longer than the file": struct.pack("<4sIQQQ", b"BLK1", 0, 2**63, 0, 1) + bytes(4),
+    "length 0": struct.pack("<4sIQQQ", b"BLK1", 0, 0, 0, 1) + bytes(4),
+    "no rows": struct.pack("<4sIQQQ", b"BLK1", 0, 40, 0, 0) + bytes(4),
+    "other first row": struct.pack("<4sIQQQ", b"BLK1", 0, 64, 5, 1) + bytes(20) + struct.pack("<I", 4) + b"name",
+    "id longer than record": struct.pack("<4sIQQQ", b"BLK1", 0, 64, 0, 1) + bytes(20) + b"\xff" * 4 + bytes(4),
+    "closing record of other rows": struct.pack("<4sIQQQ", b"END1", 0, 40, 9, 0) + bytes(4),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_records_are_not_believed(tmp_path: Path, name: str) -> None:
+    """Their checksums are right, their contents are not."""
+    store = small_unfinished(tmp_path / "store", 1)
+    index = store / "shard-00000.index"
+    header = index.read_bytes()[:64]
+    index.write_bytes(header + seal(HOSTILE[name]))
+    reader = SketchReader(store)
+    assert reader.rows == 0
+    assert reader.check() != []
+
+
+def test_a_prompt_id_that_is_not_text(tmp_path: Path) -> None:
+    store = small_unfinished(tmp_path / "store", 1)
+    index = store / "shard-00000.index"
+    head = struct.pack("<4sIQQQ", b"BLK1", 0, 64, 0, 1) + bytes(20) + struct.pack("<I", 4) + b"\xff\xfe\xfd\xfc"
+    index.write_bytes(index.read_bytes()[:64] + seal(head))
+    reader = SketchReader(store)
+    assert reader.rows == 1
+    with pytest.raises(StoreCorruptError, match="row 0 is not UTF-8"):
+        _ = reader.prompt_ids
+
+
+@settings(max_examples=150, deadline=None)
+@given(tail=st.binary(max_size=300), keep=st.integers(0, 400), name=st.sampled_from(["index", "json"]))
+def test_any_bytes_open_or_are_refused(
+    tmp_path_factory: pytest.TempPathFactory, tail: bytes, keep: int, name: str
+) -> None:
+    store = tmp_path_factory.getbasetemp() / "hostile"
+    if not store.exists():
+        small_unfinished(store, 2)
+    path = store / {"index": "shard-00000.index", "json": "store.json"}[name]
+    original = path.read_bytes()
+    path.write_bytes(original[:keep] + tail)
+    try:
+        reader = SketchReader(store)
+        assert reader.rows in (0, 2, 4)
+        reader.check()
+    except StoreError:
+        pass  # refused: as good
+    finally:
+        path.write_bytes(original)
+
+
+# --- refusals
+
+
+def test_another_identity_is_refused_with_the_difference(tmp_path: Path) -> None:
+    store = write(tmp_path / "store", [batch_of(0)])
+    before = files(store)
+    for change, line in [
+        ({"identity": {"seed": 8, "policy": "0123abcd"}}, "seed 7 -> 8."),
+        (
+            {"identity": {"seed": 7, "temperature": 1}},
+            "policy '0123abcd' -> 'nothing'; temperature 'nothing' -> 1.",
+        ),
+        ({"dimension": 64}, "dimension 37 -> 64."),
+        ({"dtype": "int8"}, "dtype 'float16' -> 'int8'."),
+    ]:
+        asked: dict[str, Any] = {"dimension": 37, "dtype": "float16", "identity": IDENTITY, **change}
+        with pytest.raises(StoreMismatchError) as refusal:
+            SketchWriter(store, **asked)
+        assert line in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+    assert files(store) == before
+
+
+def test_another_format_version_is_refused(tmp_path: Path) -> None:
+    store = write(tmp_path / "store", [batch_of(0)])
+    text = (store / "store.json").read_text()
+    (store / "store.json").write_text(text.replace('"version": 1', '"version": 2'))
+    with pytest.raises(StoreMismatchError, match="format version 2 -> 1"):
+        SketchReader(store)
+
+
+def test_two_writers_are_refused(tmp_path: Path) -> None:
+    with SketchWriter(tmp_path / "store", dimension=513, identity={"seed": 3}) as writer:
+        with pytest.raises(StoreError, match="another process is writing"):
+            SketchWriter(tmp_path / "store", dimension=513, identity={"seed": 3})
+        command = [sys.executable, str(PROGRAM), str(tmp_path / "store"), "float16"]
+        other = subprocess.run(command, capture_output=True, text=True)
+        assert "another process is writing" in other.stderr
+        writer.append(*batch_of(0, 2, 513))
+    SketchWriter(tmp_path / "store", dimension=513, identity={"seed": 3}).close()
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    """A file size limit stands for the full disk: a clear error, committed rows safe, and the rest resumes."""
+    code = f"""
+import resource, runpy, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+import sys
+sys.argv = ["program", {str(tmp_path / "store")!r}, "float16"]
+runpy.run_path({str(PROGRAM)!r}, run_name="__main__")
+"""
+    full = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert full.returncode == 1
+    line = full.stderr.strip().splitlines()[-1]
+    assert line.startswith("learnalign.errors.StoreError: cannot write ")
+    assert "committed rows are safe" in line
+    flushed = int(full.stdout.split()[-1])
+    reader = SketchReader(tmp_path / "store")
+    assert 100 < flushed <= reader.rows < 630
+    assert reader.check() == []
+    for directory in ("store", "whole"):
+        assert run_program(tmp_path / directory, "float16").wait() == 0
+    assert files(tmp_path / "store") == files(tmp_path / "whole")
+
+
+def test_an_error_of_the_background_thread_stays(tmp_path: Path) -> None:
+    """After a failure nothing more is written: append, flush and close all say so."""
+    code = f"""
+import resource, signal, sys
+import numpy as np
+from learnalign.errors import StoreError
+from learnalign.store import SketchWriter
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, 8_000))
+writer = SketchWriter({str(tmp_path / "store")!r}, dimension=1000, dtype="float32", identity={{}})
+row = np.ones((1, 1000), np.float32)
+failures = 0
+for step in (lambda: [writer.append([str(i)], np.ones(1), row) or writer.flush() for i in range(3)],
+             lambda: writer.append(["late"], np.ones(1), row), writer.flush, writer.close):
+    try:
+        step()
+    except StoreError as error:
+        failures += "committed rows are safe" in str(error)
+print(failures)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "4", result.stderr
+    assert SketchReader(tmp_path / "store").rows == 0
+
+
+def test_bad_blocks_are_refused_and_leave_nothing(tmp_path: Path) -> None:
+    ids, rates, phi = batch_of(0)
+    bad: list[tuple[type[Exception], str, Any, Any, Any]] = [
+        (ArrayError, r"float32 array \[3, 37\]", ids, rates, phi[:, :36]),
+        (ArrayError, r"float32 array \[3, 37\]", ids, rates, phi.astype(np.float64)),
+        (ArrayError, "found list", ids, rates, phi.tolist()),
+        (ArrayError, "C-contiguous", ids, rates, np.asfortranarray(phi)),
+        (ArrayError, r"success_rate must be float64 \[3\]", ids, rates[:2], phi),
+        (ArrayError, r"lie in \[0, 1\]", ids, rates + 1.0, phi),
+        (ArrayError, r"lie in \[0, 1\]", ids, rates * np.nan, phi),
+        (StoreError, "must be unique", [ids[0], ids[1], ids[0]], rates, phi),
+        (StoreError, "1 to 65536 bytes, found 0", ["", *ids[1:]], rates, phi),
+        (StoreError, "1 to 65536 bytes, found 65537", ["x" * 65537, *ids[1:]], rates, phi),
+        (StoreError, "UTF-8", ["\ud800", *ids[1:]], rates, phi),
+        (StoreError, "must be a string, found 5", [5, *ids[1:]], rates, phi),
+    ]
+    with SketchWriter(tmp_path / "store", dimension=37, identity=IDENTITY) as writer:
+        for kind, line, *block in bad:
+            with pytest.raises(kind, match=line):
+                writer.append(*block)
+        writer.append(ids, rates, phi)
+        with pytest.raises(StoreError, match="must be unique"):
+            writer.append(ids, rates, phi)
+    with pytest.raises(StoreError, match="is closed"):
+        writer.append(*batch_of(1))
+    assert SketchReader(tmp_path / "store").prompt_ids == ids
+
+
+def make_foreign(directory: Path) -> None:
+    directory.mkdir()
+    (directory / "notes.txt").write_text("mine")
+
+
+def lose_description(directory: Path) -> None:
+    (write(directory, [batch_of(0)]) / "store.json").unlink()
+
+
+def lose_data(directory: Path) -> None:
+    (write(directory, [batch_of(0)]) / "shard-00000.npy").unlink()
+
+
+def keep_both_names(directory: Path) -> None:
+    write(directory, [batch_of(0)])
+    shutil.copy(directory / "shard-00000.npy", directory / "shard-00000.npy.unfinished")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "line"),
+    [
+        (make_foreign, "holds other files"),
+        (lose_description, "no store.json"),
+        (lose_data, "is missing"),
+        (keep_both_names, "holds both"),
+    ],
+)
+def test_what_is_not_a_store_is_left_alone(tmp_path: Path, prepare: Callable[[Path], None], line: str) -> None:
+    prepare(tmp_path / "store")
+    before = files(tmp_path / "store")
+    with pytest.raises(StoreError, match=line):
+        SketchWriter(tmp_path / "store", dimension=37, identity=IDENTITY)
+    assert files(tmp_path / "store") == before
+
+
+def test_reading_what_is_not_a_store(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"it has no store\.json"):
+        SketchReader(tmp_path)
+    lose_data(tmp_path / "store")
+    with pytest.raises(StoreError, match="is missing"):
+        SketchReader(tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"dimension": 0},
+        {"dimension": 2.0},
+        {"dimension": True},
+        {"dtype": "float64"},
+        {"identity": {"seed": 0.5}},
+        {"identity": {"seed": None}},
+    ],
+)
+def test_bad_descriptions_are_refused(tmp_path: Path, asked: dict[str, Any]) -> None:
+    with pytest.raises(StoreError, match="must"):
+        SketchWriter(tmp_path / "store", **{"dimension": 37, "identity": IDENTITY, **asked})
+    assert not (tmp_path / "store").exists()
+
+
+def test_crc32c_has_its_published_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 3720's check value, and both implementations on every short length."""
+    data = bytes(random.Random(1).randbytes(100))
+    values = []
+    for path in SIMD:
+        monkeypatch.setenv("LEARNALIGN_SIMD", path)
+        assert _core.crc32c(b"123456789") == 0xE3069283
+        values.append([_core.crc32c(data[:size]) for size in range(100)])
+    assert all(value == values[0] for value in values)
