@@ -131,7 +131,7 @@ def _execute(run: RunDir, stage: Stage, inputs: dict[str, Any], progress: Progre
     started = time.monotonic() - run.record(stage.NAME).get("seconds", 0.0)  # earlier attempts count
     progress.tick = lambda: run.lap(stage.NAME, time.monotonic() - started)
     for folder in (run.path, *(run.path / product for product in stage.PRODUCTS)):
-        if folder.is_dir() and stage.NAME != "sketch":  # the store looks after its own partial files
+        if folder.is_dir():
             durable.remove_partials(folder)
     outcome = stage.execute(run, progress)
     seconds = time.monotonic() - started

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import transformers
+from jinja2 import TemplateError
 from torch import Tensor, nn
 
 from learnalign.config import PolicyConfig
@@ -53,7 +54,13 @@ class Policy:
             text = self.plain_template.replace("{problem}", problem)
             return list(self.tokenizer(text)["input_ids"])
         chat = [{"role": "user", "content": problem}] if messages is None else json.loads(messages)
-        text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        try:
+            text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            shown = " ".join(problem.split())[:60]
+            raise PolicyError(
+                f"the chat template of {self.name!r} refuses the messages of {shown!r}: {_first_line(error)}"
+            ) from error
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -47,7 +47,7 @@ class RunDir:
     def record(self, stage: str) -> dict[str, Any]:
         """What the manifest says of a stage; empty if it has not started or its outputs were deleted."""
         record: dict[str, Any] = self.manifest["stages"].get(stage, {})
-        return record if all((self.path / name).exists() for name in record.get("products", [])) else {}
+        return record if all(_holds_something(self.path / name) for name in record.get("products", [])) else {}
 
     def begin(self, stage: str, inputs: Inputs, products: tuple[str, ...]) -> None:
         """Record that a stage starts or goes on, with what determines its result and what it makes."""
@@ -118,7 +118,8 @@ def open_existing(path: str | Path) -> RunDir:
     path = Path(path)
     if not (path / "manifest.json").is_file():
         raise RunError(f"{path} is not a run directory (no manifest.json)")
-    return RunDir(path, read_config(path / "config.toml"), _read_manifest(path))
+    manifest = _read_manifest(path)
+    return RunDir(path, read_config(path / "config.toml"), manifest)
 
 
 def differences(old: Inputs, new: Inputs) -> list[str]:
@@ -164,6 +165,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if found != FORMAT:
         raise RunError(f"{file} has format {found}, this version of learnalign reads format {FORMAT}")
     return manifest
+
+
+def _holds_something(path: Path) -> bool:
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 
 def _short(value: Any) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -68,20 +70,37 @@ def test_bad_arguments(tmp_path: Path, pool: Path) -> None:
     refused(learnalign("run", run, "--pool", tmp_path / "nothing.jsonl", "--model", POLICY), "nothing.jsonl")
     refused(learnalign("run", run, "--pool", pool, "--model", POLICY, "--select", 0), "select.n", "0")
     refused(learnalign("run", run, "--pool", pool, "--model", POLICY, "--select", 29), "29", "28")
-    refused(learnalign("run", run, "--pool", pool, "--select", 5), "--model")
-    refused(learnalign("run", run, "--pool", pool, "--model", tmp_path / "no-model", "--select", 5), "no-model")
-    refused(learnalign("run", run, "--set", "rollout.sede=1"), "rollout.sede")
-    refused(learnalign("run", run, "--config", tmp_path / "no.toml"), "no.toml")
+    fresh = (tmp_path / f"run-{k}" for k in range(9))
+    refused(learnalign("run", next(fresh), "--model", POLICY), "--pool")
+    refused(learnalign("run", next(fresh), "--pool", pool, "--select", 5), "--model")
+    missing = tmp_path / "no-model"
+    refused(learnalign("run", next(fresh), "--pool", pool, "--model", missing, "--select", 5), "no-model")
+    refused(learnalign("run", next(fresh), "--pool", pool, "--model", POLICY, "--select", 5), "context of 64")
+    refused(learnalign("run", next(fresh), "--set", "rollout.sede=1"), "rollout.sede")
+    refused(learnalign("run", next(fresh), "--config", tmp_path / "no.toml"), "no.toml")
     refused(learnalign("status", tmp_path), str(tmp_path), "run directory")
     refused(learnalign("check", tmp_path), str(tmp_path), "run directory")
 
 
 def test_a_tokenizer_without_a_pad_token_is_refused_with_the_way_out(tmp_path: Path, pool: Path) -> None:
     policy = edited_policy(tmp_path, pad_token=None)
+    core = json.loads((policy / "tokenizer.json").read_text())
+    (policy / "tokenizer.json").write_text(json.dumps({**core, "padding": None}))
     arguments = ("rollout", tmp_path / "run", "--pool", pool, "--model", policy, "--select", 3)
     refused(learnalign(*arguments), "no pad token", "policy.pad_token")
-    told = learnalign(*arguments, "--set", "policy.pad_token=<eos>", "--set", "rollout.max_new_tokens=4")
+    told = learnalign(*arguments, "--set", "policy.pad_token=</s>", "--set", "rollout.max_new_tokens=4")
     assert told.returncode == 0, told.stderr
+
+
+def test_messages_that_the_chat_template_refuses_are_named(tmp_path: Path) -> None:
+    policy = edited_policy(tmp_path)
+    template = "{{ raise_exception('System role not supported') if messages[0]['role'] == 'system' }}="
+    (policy / "chat_template.jinja").write_text(template)
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "12+7"}]
+    pool = tmp_path / "pool.jsonl"
+    pool.write_text(json.dumps({"prompt": chat, "answer": "19"}) + "\n")
+    result = learnalign("rollout", tmp_path / "run", "--pool", pool, "--model", policy, "--select", 1)
+    refused(result, "'12+7'", "System role not supported")
 
 
 def test_long_prompts_are_skipped_counted_and_listed(tmp_path: Path) -> None:
@@ -131,6 +150,23 @@ def test_stages_one_by_one_and_questions_about_them(tmp_path: Path, pool: Path) 
     damaged = learnalign("check", run)
     assert damaged.returncode == 1
     assert "scores.parquet" in damaged.stdout
+
+
+def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
+    pool, run = write_pool(tmp_path / "pool.jsonl", 600), tmp_path / "run"
+    command = [sys.executable, "-m", "learnalign.cli", "run", str(run), "--pool", str(pool), "--model", str(POLICY)]
+    command += ["--select", "9", "--set", "rollout.max_new_tokens=16"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(run.glob("rollouts/part-*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; give the same command again" in stderr
+    assert "Traceback" not in stderr
+    states = {row["stage"]: row["state"] for row in json.loads(learnalign("status", run, "--json").stdout)["stages"]}
+    assert (states["pool"], states["rollout"], states["sketch"]) == ("done", "interrupted", "not started")
 
 
 def test_disk_full_is_one_line_and_what_was_done_stays(tmp_path: Path, pool: Path) -> None:

@@ -24,7 +24,7 @@ from learnalign.config import (
 )
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
-from learnalign.errors import CostlyProductsError, PoolError, RunError, RunLockedError
+from learnalign.errors import CostlyProductsError, PolicyError, PoolError, RunError, RunLockedError
 from learnalign.store import SketchReader
 
 PROMPTS, SELECTED = 84, 12
@@ -55,7 +55,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 
 def times(run: Path) -> dict[str, int]:
-    return {str(p.relative_to(run)): p.stat().st_mtime_ns for p in sorted(run.rglob("*")) if p.is_file()}
+    return {str(p.relative_to(run)): p.stat().st_mtime_ns for p in sorted(run.rglob("[!.]*")) if p.is_file()}
 
 
 def again(run: Path, change: Callable[[Config], Config] = lambda c: c) -> set[str]:
@@ -187,6 +187,58 @@ def test_deleted_sketches_are_made_again_to_the_bit(run: Path) -> None:
     assert any("sketches" in name for name in written)
     assert not any("rollouts" in name for name in written)
     assert (run / "scores.parquet").read_bytes() == before
+
+
+def test_other_batches_go_on_where_the_first_ones_stopped(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A smaller sketch.batch_tokens, after memory ran out, keeps what is in the store."""
+    from learnalign.stages import sketch as stage
+
+    whole = {row["prompt_id"]: row["score"] for row in pq.read_table(run / "scores.parquet").to_pylist()}
+    real, calls = stage._sketch, iter(range(100))
+
+    def sketch(sketcher: stage.Sketcher, groups: list[stage.Group]) -> np.ndarray:
+        if next(calls) == 1:
+            raise PolicyError("out of memory")
+        return real(sketcher, groups)
+
+    monkeypatch.setattr(stage, "_sketch", sketch)
+    shutil.rmtree(run / "sketches")
+    with pytest.raises(PolicyError, match="out of memory"):
+        again(run)
+    kept = len(SketchReader(run / "sketches").prompt_ids)
+    assert kept > 0
+    again(run, lambda c: replace(c, sketch=replace(c.sketch, batch_tokens=700)))
+    scores = {row["prompt_id"]: row["score"] for row in pq.read_table(run / "scores.parquet").to_pylist()}
+    assert scores == pytest.approx(whole, rel=1e-3, abs=1e-9)
+
+
+def test_gradients_that_are_not_finite_or_zero_are_set_aside(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two prompts lose their gradient: they are reported, score 0, and are picked after every learnable one."""
+    from learnalign.stages import sketch as stage
+
+    real, broken = stage._sketch, iter([(0, np.nan), (1, 0.0)])
+
+    def sketch(sketcher: stage.Sketcher, groups: list[stage.Group]) -> np.ndarray:
+        phi = real(sketcher, groups)
+        for row, value in broken:
+            phi[row] = value
+        return phi
+
+    monkeypatch.setattr(stage, "_sketch", sketch)
+    shutil.rmtree(run / "sketches")
+    again(run, lambda c: replace(c, select=SelectConfig(n=PROMPTS)))
+    table = {row["prompt_id"]: row for row in pq.read_table(run / "scores.parquet").to_pylist()}
+    aside = {i: row for i, row in table.items() if row["state"] == "set aside"}
+    assert sorted(row["reason"] for row in aside.values()) == [
+        "gradient is not finite",
+        "gradient is zero: all rewards are equal",
+    ]
+    assert all(row["score"] == 0 and 0 < row["success_rate"] < 1 for row in aside.values())
+    order = [json.loads(line)["id"] for line in (run / "selection.jsonl").open()]
+    learnable = sum(row["state"] == "learnable" for row in table.values())
+    assert not set(aside) & set(order[:learnable])
+    assert set(aside) <= set(order)
+    assert any("2 prompts set aside" in note for note in pipeline.result(rundir.open_existing(run)).notes)
 
 
 def test_more_than_the_pool_is_refused_before_anything_is_sampled(tmp_path: Path) -> None:

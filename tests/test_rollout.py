@@ -8,6 +8,7 @@ import torch
 
 from learnalign.config import PolicyConfig, RolloutConfig
 from learnalign.demo.run import POLICY
+from learnalign.errors import PolicyError
 from learnalign.policy import Policy, load_policy
 from learnalign.rollout.engine import Task, plan, sample
 from learnalign.rollout.sampling import Sampler, uniforms
@@ -82,6 +83,14 @@ def test_responses_end_with_the_end_token_or_at_the_limit(policy: Policy) -> Non
         assert not any(ends[:-1])
         assert (r.finish == "stop") == ends[-1]
         assert r.finish == "stop" or len(r.tokens) == 3
+
+
+def test_a_policy_that_gives_no_numbers_is_refused() -> None:
+    broken = load_policy(PolicyConfig(model=str(POLICY)))
+    with torch.no_grad():
+        broken.model.get_output_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(PolicyError, match=r"'id-12\+7' are not finite"):
+        sample(broken, tasks(broken, ["12+7"]), CONFIG)
 
 
 def test_plan_is_a_partition_by_length(policy: Policy) -> None:

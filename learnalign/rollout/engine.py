@@ -5,10 +5,12 @@ It does not write files, judge responses, or know about resuming.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from learnalign.config import RolloutConfig
+from learnalign.errors import PolicyError
 from learnalign.policy import Policy
 from learnalign.rollout.sampling import Sampler, uniforms
 
@@ -63,6 +65,11 @@ def _response(policy: Policy, task: Task, number: int, tokens: list[int], log_pr
     end = next((t for t, token in enumerate(tokens) if token in policy.eos_ids), None)
     finish = "length" if end is None else "stop"
     kept = len(tokens) if end is None else end + 1
+    if not all(map(math.isfinite, log_probabilities[:kept])):
+        raise PolicyError(
+            f"the policy's probabilities for prompt {task.prompt_id!r} are not finite: its weights are damaged, "
+            "or overflow in their dtype (see policy.dtype)"
+        )
     return Response(
         task.prompt_id,
         number,

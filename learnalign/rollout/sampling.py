@@ -40,9 +40,9 @@ class Sampler:
         u = self.draws[:, len(self.steps)].to(logits.device)[:, None] * cumulative[:, -1:]
         # Strictly above u, so that a token of probability zero is never drawn, not even at u = 0.
         token = torch.searchsorted(cumulative, u, right=True).clamp_(max=logits.shape[-1] - 1)
-        self.steps.append(log_probabilities.gather(1, token).squeeze(1).cpu())
+        self.steps.append(log_probabilities.gather(1, token).squeeze(1))
         return torch.full_like(logits, -torch.inf).scatter_(1, token, 0.0)
 
     def log_probabilities(self) -> Tensor:
         """float32 [B, steps taken], of every token drawn; meaningless after a sequence's end."""
-        return torch.stack(self.steps, dim=1)
+        return torch.stack(self.steps, dim=1).cpu()

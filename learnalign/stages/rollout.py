@@ -54,7 +54,6 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
     folder.mkdir(exist_ok=True)
     policy = load_policy(run.config.policy)
     tasks, skipped = _tasks(run, policy)
-    _write_skipped(run, skipped)
     batches = plan(tasks, config)
     parts = [folder / f"part-{k:06d}.parquet" for k in range(len(batches))]
     todo = [k for k, part in enumerate(parts) if not part.exists()]
@@ -67,6 +66,7 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
             responses = _sample(policy, [tasks[i] for i in batches[k]], run)
             durable.write_parquet(parts[k], _table(responses))
             advance(len(responses))
+    _write_skipped(run, skipped)
     notes = [f"{len(skipped):,} prompts skipped: too long for the policy's context"] if skipped else []
     facts = {"policy": _facts(policy, run), "skipped": len(skipped)}
     return Outcome(total, notes, facts)
