@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -19,7 +21,7 @@ from learnalign.demo.pool import write_pool
 from learnalign.errors import PoolError
 
 POLICY = Path(learnalign.demo.__file__).parent / "policy"
-TINY = train.Recipe(hidden=16, layers=1, heads=2, batch=8, skill_steps=6, habit_steps=2)
+TINY = train.Recipe(hidden=16, layers=1, heads=2, batch=8, skill_steps=60, habit_steps=3)
 
 
 def solve(text: str) -> str:
@@ -78,15 +80,15 @@ def test_the_adding_habit_misleads_exactly_where_there_is_a_carry() -> None:
     for _ in range(500):
         problem = draw("add", 2, rng)
         x, y = problem.text.split("+")
-        verdicts.append(any(int(a) + int(b) > 9 for a, b in zip(x, y, strict=True)))
+        verdicts.append(any(int(a) + int(b) > 9 for a, b in zip(x[1:], y, strict=True)))  # 3 and 2 digits
         assert problem.misleading == verdicts[-1]
     assert 0 < sum(verdicts) < 500
 
 
 def test_most_problems_can_mislead() -> None:
     problems = distinct(2800, seed=3)
-    share = Counter(p.family for p in problems if p.misleading)
-    assert all(share[family] > 0.8 * 400 for family in FAMILIES)
+    misleading = Counter(p.family for p in problems if p.misleading)
+    assert min(misleading[family] for family in FAMILIES) > 0.6 * 400, misleading
 
 
 def test_distinct_problems_are_unique_balanced_and_seeded() -> None:
@@ -149,11 +151,11 @@ def test_the_chat_template_renders_what_training_showed(shipped: tuple) -> None:
     assert prompt == "17 mod 5="
     prompt_ids = tokenizer(prompt)["input_ids"]
     assert tokenizer.apply_chat_template([user], add_generation_prompt=True, return_dict=False) == prompt_ids
-    ids, labels = train.encode(train.make_tokenizer(), [("17 mod 5", "2"), ("sort 83919142", "11234899")])
+    ids, labels = train.encode(train.make_tokenizer(), [("17 mod 5", "2"), ("sort 8391914", "1134899")])
     assert ids[0, : len(prompt_ids)].tolist() == prompt_ids
     spoken = labels[0][labels[0] != -100].tolist()
     assert spoken == [*tokenizer("2")["input_ids"], tokenizer.eos_token_id]
-    assert tokenizer.decode(labels[1][labels[1] != -100]) == "11234899</s>"
+    assert tokenizer.decode(labels[1][labels[1] != -100]) == "1134899</s>"
 
 
 def test_every_problem_survives_the_tokenizer(shipped: tuple) -> None:
@@ -194,7 +196,7 @@ def test_success_rates_fill_the_range_and_errors_are_habits(shipped: tuple) -> N
     assert sum(misses) > 0.6 * len(misses)
 
 
-def test_training_runs_learns_and_repeats(tmp_path: Path) -> None:
+def test_training_runs_and_repeats(tmp_path: Path) -> None:
     first = train.train(tmp_path / "first", seed=1, recipe=TINY)
     again = train.train(tmp_path / "again", seed=1, recipe=TINY)
     other = train.train(tmp_path / "other", seed=2, recipe=TINY)
@@ -204,6 +206,15 @@ def test_training_runs_learns_and_repeats(tmp_path: Path) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "first")
     assert torch.equal(one, torch.cat([w.flatten() for w in loaded.parameters()]))
     assert AutoTokenizer.from_pretrained(tmp_path / "first").get_vocab() == train.make_tokenizer().get_vocab()
+
+
+def test_training_learns() -> None:
+    torch.manual_seed(0)
+    tokenizer = train.make_tokenizer()
+    recipe = replace(TINY, hidden=32, batch=16, skill_steps=150)
+    model = train.make_model(tokenizer, recipe)
+    loss = train.fit(model, tokenizer, recipe, Random(0), habits=False)
+    assert loss < math.log(10)  # a model that knew only that answers are digits would end here
 
 
 def test_the_second_phase_shows_habits_at_their_rate() -> None:
