@@ -67,29 +67,29 @@ def _join(digits: Iterable[int]) -> int:
 
 
 _DIGIT = (1, 9)  # no zeros: a sorted or reversed number then has no leading zero
-_TWO, _THREE, _FOUR = (10, 99), (100, 999), (1000, 9999)
+_TWO, _THREE = (10, 99), (100, 999)
 
 FAMILIES: dict[str, Family] = {
     "add": Family(
-        ranges=((_TWO, _TWO), (_THREE, _TWO), (_THREE, _THREE), (_FOUR, _FOUR)),
+        ranges=((_TWO, _DIGIT), (_TWO, _TWO), (_THREE, _TWO), (_THREE, _THREE)),
         write=lambda x: f"{x[0]}+{x[1]}",
         solve=sum,
         mistake=_add_without_carry,
     ),
     "subtract": Family(
-        ranges=((_TWO, _TWO), (_THREE, _TWO), (_THREE, _THREE), (_FOUR, _FOUR)),
+        ranges=((_TWO, _DIGIT), (_TWO, _TWO), (_THREE, _TWO), (_THREE, _THREE)),
         write=lambda x: f"{max(x)}-{min(x)}",
         solve=lambda x: abs(x[0] - x[1]),
         mistake=_smaller_from_larger,
     ),
     "mod": Family(
-        ranges=(((10, 299), (2, 9)), (_THREE, (2, 9)), (_FOUR, (2, 9)), (_THREE, _TWO)),
+        ranges=((_TWO, (2, 9)), ((10, 299), (2, 9)), (_THREE, (2, 9)), (_THREE, (10, 20))),
         write=lambda x: f"{x[0]} mod {x[1]}",
         solve=lambda x: x[0] % x[1],
         mistake=lambda x: x[0] // x[1],  # the quotient instead of the remainder
     ),
     "multiply": Family(
-        ranges=(((10, 299), (2, 9)), (_THREE, (2, 9)), (_TWO, _TWO), (_THREE, _TWO)),
+        ranges=(((10, 199), (2, 5)), (_TWO, (2, 9)), ((10, 299), (2, 9)), (_TWO, (10, 20))),
         write=lambda x: f"{x[0]}*{x[1]}",
         solve=prod,
         mistake=sum,  # adds instead
@@ -107,7 +107,7 @@ FAMILIES: dict[str, Family] = {
         mistake=_join,  # copies
     ),
     "sum3": Family(
-        ranges=((_TWO, _DIGIT, _DIGIT), (_TWO,) * 3, (_THREE, _TWO, _TWO), (_THREE,) * 3),
+        ranges=((_TWO, _DIGIT, _DIGIT), (_TWO, _TWO, _DIGIT), (_TWO,) * 3, (_THREE, _TWO, _TWO)),
         write=lambda x: f"{x[0]}+{x[1]}+{x[2]}",
         solve=sum,
         mistake=lambda x: x[0] + x[1],  # drops the last term

@@ -22,6 +22,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from learnalign.demo.arithmetic import CELLS, FAMILIES, LEVELS, Problem, distinct, draw
+from learnalign.demo.muon import Muon
 
 CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz+-*/=?.,: "
 CHAT_TEMPLATE = (
@@ -38,20 +39,23 @@ HABIT_RATE: dict[str, tuple[float, ...]] = {
     "sum3": (0.2, 0.4, 0.6, 0.9),
 }
 """Share of the second phase's demonstrations that show the habit, by level."""
+EMPHASIS = [1 if family in ("sort", "reverse") else 3 for family, _ in CELLS]
+"""How often each cell is shown, relatively: rearranging digits is learned long before calculating with them."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes and lengths of a training. The defaults make the shipped policy."""
+    """Sizes, lengths and peak learning rates of a training, and for how many problems its outcome is printed."""
 
     hidden: int = 128
     layers: int = 3
     heads: int = 4
-    batch: int = 128
-    skill_steps: int = 3000
+    batch: int = 64
+    skill_steps: int = 3500
     habit_steps: int = 250
-    skill_rate: float = 2e-3
-    habit_rate: float = 3e-4
+    skill_rate: float = 4e-3
+    habit_rate: float = 1e-3
+    examined: int = 560
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -107,7 +111,7 @@ def demonstrate(count: int, rng: Random, habits: bool) -> list[tuple[str, str]]:
     """`count` (problem, response) pairs: right answers, or with `habits` the wrong ones at `HABIT_RATE`."""
     pairs = []
     for _ in range(count):
-        family, level = rng.choice(CELLS)
+        family, level = rng.choices(CELLS, EMPHASIS)[0]
         problem = draw(family, level, rng)
         flawed = habits and rng.random() < HABIT_RATE[family][level - 1]
         pairs.append((problem.text, problem.habit if flawed else problem.answer))
@@ -117,24 +121,34 @@ def demonstrate(count: int, rng: Random, habits: bool) -> list[tuple[str, str]]:
 def fit(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, rng: Random, habits: bool
 ) -> float:
-    """One phase of supervised training in place (AdamW, warm-up, linear decay); returns the last batch's loss."""
+    """One phase of supervised training in place (warm-up, linear decay); returns the last batch's loss."""
     steps, peak = (recipe.habit_steps, recipe.habit_rate) if habits else (recipe.skill_steps, recipe.skill_rate)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
+    matrices = [w for name, w in model.named_parameters() if "layers" in name and w.ndim == 2]
+    others = [w for name, w in model.named_parameters() if "layers" not in name or w.ndim != 2]
+    optimizers: list[torch.optim.Optimizer] = [
+        Muon(matrices, lr=peak),
+        torch.optim.AdamW(others, lr=peak / 4, betas=(0.9, 0.98)),
+    ]
     warmup = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, 1 - 0.95 * step / steps)
-    )
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(o, lambda step: min((step + 1) / warmup, 1 - 0.95 * step / steps))
+        for o in optimizers
+    ]
     model.train()
     start, value = time.perf_counter(), float("nan")
     for step in range(1, steps + 1):
-        ids, labels = encode(tokenizer, demonstrate(recipe.batch, rng, habits))
-        loss = model(input_ids=ids, labels=labels, use_cache=False).loss
-        optimizer.zero_grad()
-        loss.backward()
+        pairs = sorted(demonstrate(recipe.batch, rng, habits), key=lambda pair: len(pair[0]) + len(pair[1]))
+        model.zero_grad()
+        value, short = 0.0, recipe.batch * 3 // 4
+        for part in (pairs[:short], pairs[short:]):  # apart, since padding all to the longest wastes a third
+            ids, labels = encode(tokenizer, part)
+            loss = model(input_ids=ids, labels=labels, use_cache=False).loss * (len(part) / len(pairs))
+            loss.backward()
+            value += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        value = float(loss.detach())
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
         if step % 100 == 0 or step == steps:
             phase, seconds = ("habits" if habits else "skill"), time.perf_counter() - start
             print(f"{phase} step {step}/{steps}  loss {value:.3f}  {seconds:.0f} s", flush=True)
@@ -188,7 +202,7 @@ def train(out: Path, seed: int = 0, recipe: Recipe = Recipe()) -> LlamaForCausal
     rng = Random(seed)
     tokenizer = make_tokenizer()
     model = make_model(tokenizer, recipe)
-    problems = distinct(560, seed=seed + 1_000_000)
+    problems = distinct(recipe.examined, seed=seed + 1_000_000)
     for habits in (False, True):
         fit(model, tokenizer, recipe, rng, habits)
         print(describe(problems, sample(model, tokenizer, problems)), flush=True)
@@ -201,7 +215,9 @@ def train(out: Path, seed: int = 0, recipe: Recipe = Recipe()) -> LlamaForCausal
         eos_token_id=tokenizer.eos_token_id,
     )
     model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    tokenizer.save_pretrained(out, save_jinja_files=False)
+    settings = out / "tokenizer_config.json"  # transformers 5 writes a class name that version 4 does not know
+    settings.write_text(settings.read_text().replace("TokenizersBackend", "PreTrainedTokenizerFast"))
     return model
 
 
