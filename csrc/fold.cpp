@@ -10,7 +10,8 @@
 namespace learnalign {
 namespace {
 
-constexpr int64_t entries_a_thread = 1 << 20;  // about half a millisecond: less than that does not pay for a thread
+constexpr int64_t entries_a_thread =
+    1 << 20;  // about half a millisecond: less than that does not pay for a thread
 
 inline float flipped(float value, uint32_t sign_bit) {
     uint32_t bits;

@@ -29,8 +29,8 @@ struct Band {
     int64_t first_row;
 };
 
-// Adds the band's fold to phi, [segments, dimension]; dimension is a power of two and at least 128. threads = 0
-// means every core. Throws Error(array) for a dimension or rows that do not fit.
+// Adds the band's fold to phi, [segments, dimension]; dimension is a power of two and at least 128. threads =
+// 0 means every core. Throws Error(array) for a dimension or rows that do not fit.
 void fold_band(const Band& band, FoldKey key, int64_t dimension, int threads, const Poll& poll, Simd path,
                float* phi);
 

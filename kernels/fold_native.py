@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from learnalign._core import fold_band
 from learnalign.kernels.signs import TILE
 from torch import Tensor
+
+from learnalign._core import fold_band
 
 BAND_ENTRIES = 1 << 20
 """Numbers of a band: 4 MiB stay in the last cache, and are enough rows for the matrix product to run at speed."""
