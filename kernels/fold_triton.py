@@ -20,6 +20,8 @@ PROGRAMS = 128
 """Programs of one segment, at most: fixed, so that the order of additions does not depend on the GPU."""
 PARTIAL_BYTES = 1 << 28
 """Partial sketches that exist at once; more segments than fit are folded one group after another."""
+GRID_LIMIT = 65535
+"""CUDA's bound on the second axis of a grid."""
 GROUPED_ROWS = 8
 """Tile rows that neighboring programs share, so that the inputs' tiles come from the cache."""
 SUM_BLOCK = 256
@@ -161,26 +163,27 @@ def fold_triton(
     if phi.shape[0] == 0 or tiles == 0:
         return
     programs = min(tiles, PROGRAMS)
-    at_once = max(1, PARTIAL_BYTES // (4 * programs * dimension))
+    at_once = min(max(1, PARTIAL_BYTES // (4 * programs * dimension)), GRID_LIMIT)
     places = on_device(tuple(offsets), phi.device)
-    for first in range(0, phi.shape[0], at_once):
-        part = phi[first : first + at_once]
-        partial = torch.zeros(len(part), programs, dimension, dtype=torch.float32, device=phi.device)
-        fold_tiles[(programs, len(part))](
-            *(partial, delta, x, places[first:], rows, columns, delta.stride(0), x.stride(0)),
-            *(first_row, signed32(layer), signed32(seed), signed32(seed >> 32)),
-            DIMENSION=dimension,
-            TILE=TILE,
-            GROUPED_ROWS=GROUPED_ROWS,
-            SIGN_STREAM=SIGN_STREAM,
-            BUCKET_STREAM=BUCKET_STREAM,
-            WIDEN=INTERPRETED,
-            **SETTINGS[common],
-        )
-        block = min(dimension, SUM_BLOCK)
-        add_partials[(dimension // block, len(part))](
-            part, partial, places[first:], programs, DIMENSION=dimension, BLOCK=block, DEPTH=SUM_DEPTH
-        )
+    with torch.cuda.device_of(phi):  # Triton launches on the current device, whatever the tensors say
+        for first in range(0, phi.shape[0], at_once):
+            part = phi[first : first + at_once]
+            partial = torch.zeros(len(part), programs, dimension, dtype=torch.float32, device=phi.device)
+            fold_tiles[(programs, len(part))](
+                *(partial, delta, x, places[first:], rows, columns, delta.stride(0), x.stride(0)),
+                *(first_row, signed32(layer), signed32(seed), signed32(seed >> 32)),
+                DIMENSION=dimension,
+                TILE=TILE,
+                GROUPED_ROWS=GROUPED_ROWS,
+                SIGN_STREAM=SIGN_STREAM,
+                BUCKET_STREAM=BUCKET_STREAM,
+                WIDEN=INTERPRETED,
+                **SETTINGS[common],
+            )
+            block = min(dimension, SUM_BLOCK)
+            add_partials[(dimension // block, len(part))](
+                part, partial, places[first:], programs, DIMENSION=dimension, BLOCK=block, DEPTH=SUM_DEPTH
+            )
 
 
 def rows_in_line(matrix: Tensor) -> Tensor:

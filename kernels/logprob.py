@@ -61,7 +61,8 @@ def head_pass(
     """Log-probabilities and the gradient of sum_t c_t log p_t to the hidden states.
 
     hidden: [T, D], weight: [V, D], of one floating dtype. targets: int64 [T] in [0, V). coefficients: [T].
-    memory_bytes: bound on the logits and deltas that exist at once. consume: takes delta, block by block.
+    memory_bytes: bound on the logits and deltas that exist at once; besides them there are the results and 4 MiB of
+    widened weights. consume: takes delta, block by block.
     Raises ValueError for shapes that do not fit, and where the bound is too small for a single token.
     """
     _check(hidden, weight, targets, coefficients)
@@ -72,7 +73,8 @@ def head_pass(
     block = tokens_within(memory_bytes, weight.shape[0], wide.itemsize + (narrow != wide) * narrow.itemsize)
     log_probabilities = hidden.new_empty(len(hidden), dtype=wide)
     gradient = hidden.new_empty(hidden.shape, dtype=wide)
-    for first in range(0, len(hidden), block):
+
+    def one_block(first: int) -> None:  # a function, so that its logits are gone before the next block's are made
         part = slice(first, first + block)
         products = head_products(hidden[part], weight, wide)
         arguments = (products, targets[part], coefficients[part].to(wide), shape)
@@ -85,6 +87,9 @@ def head_pass(
         gradient[part] = back_products(delta, weight, wide)
         if consume is not None:
             consume(delta, first)
+
+    for first in range(0, len(hidden), block):
+        one_block(first)
     return HeadPass(log_probabilities, gradient)
 
 
@@ -148,7 +153,7 @@ def head_products(hidden: Tensor, weight: Tensor, wide: torch.dtype) -> Tensor:
     result = hidden.new_empty(len(hidden), len(weight), dtype=wide)
     hidden = hidden.to(wide)
     for words in _slices(weight):
-        result[:, words] = hidden @ weight[words].to(wide).T
+        torch.mm(hidden, weight[words].to(wide).T, out=result[:, words])
     return result
 
 

@@ -117,7 +117,9 @@ def rows_to_delta_triton(
     delta = products if dtype == torch.float32 else torch.empty_like(products, dtype=dtype)
     log_probabilities = torch.empty_like(coefficients)
     inner, outer = factors(shape)
-    if len(products):
+    if not len(products):
+        return delta, log_probabilities
+    with torch.cuda.device_of(products):  # Triton launches on the current device, whatever the tensors say
         delta_rows[(len(products),)](
             *(delta, log_probabilities, products, targets, coefficients, products.shape[1], inner, outer),
             CAPPED=shape.cap is not None,
@@ -134,7 +136,9 @@ def log_probabilities(hidden: Tensor, weight: Tensor, targets: Tensor, shape: Lo
     top = torch.empty(SPLITS, tokens, device=hidden.device)
     total, target_logits = torch.empty_like(top), torch.empty(tokens, device=hidden.device)
     inner, outer = factors(shape)
-    if tokens:
+    if tokens == 0:
+        return target_logits
+    with torch.cuda.device_of(hidden):
         logsumexp_tiles[(triton.cdiv(tokens, settings["BLOCK_T"]), SPLITS)](
             *(top, total, target_logits, hidden, weight, targets, tokens, vocabulary, hidden.shape[1]),
             *(hidden.stride(0), weight.stride(0)),

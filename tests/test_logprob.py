@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from learnalign.kernels.fold import fold_segments
-from learnalign.kernels.logprob import LogitShape, fold_head, head_pass, rows_to_delta
+from learnalign.kernels.logprob import LogitShape, fold_head, head_pass, head_products, rows_to_delta
 from torch import Tensor
 
 pytest.importorskip("triton", reason="needs Triton (pip install triton)")
@@ -81,14 +83,25 @@ def test_narrow_inputs_are_summed_in_float32(
 
 
 def test_the_memory_bound_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks shrink with the bound, the results stay; a bound below one token is refused with the number needed."""
+    """Blocks shrink with the bound, the results stay, and one block's logits are gone before the next one's come."""
     arguments = problem(20, 8, 100, torch.float32)
     whole = head_pass(*arguments, memory_bytes=1 << 20)
+    made: list[weakref.ref[Tensor]] = []
+    sizes: list[int] = []
+
+    def watched(hidden: Tensor, weight: Tensor, wide: torch.dtype) -> Tensor:
+        assert all(old() is None for old in made)
+        products = head_products(hidden, weight, wide)
+        made.append(weakref.ref(products))
+        sizes.append(products.numel() * products.itemsize)
+        return products
+
+    monkeypatch.setattr("learnalign.kernels.logprob.head_products", watched)
     for tokens in (1, 7, 20):
-        sizes: list[int] = []
-        bound = tokens * 100 * 4 + 399
-        part = head_pass(*arguments, memory_bytes=bound, consume=lambda delta, _, s=sizes: s.append(delta.numel() * 4))
-        assert max(sizes) <= bound
+        made.clear()
+        sizes.clear()
+        part = head_pass(*arguments, memory_bytes=tokens * 100 * 4 + 399)
+        assert max(sizes) == tokens * 100 * 4
         assert len(sizes) == -(-20 // tokens)
         torch.testing.assert_close(part.hidden_gradient, whole.hidden_gradient)
     with pytest.raises(ValueError, match="400 bytes"):
