@@ -11,6 +11,7 @@
 #include "crc32c.hpp"
 #include "error.hpp"
 #include "files.hpp"
+#include "fold.hpp"
 #include "journal.hpp"
 #include "parallel.hpp"
 #include "score.hpp"
@@ -119,6 +120,21 @@ py::array_t<int64_t> top_of(const Doubles& score, const Doubles& learnability, i
         picked = top(s, v, rows, n);
     }
     return py::array_t<int64_t>(static_cast<py::ssize_t>(picked.size()), picked.data());
+}
+
+using Floats = py::array_t<float, py::array::c_style>;
+
+void fold_band_of(Floats& phi, const Floats& matrices, int64_t first_row, uint32_t layer, uint64_t seed,
+                  int threads) {
+    if (phi.ndim() != 2 || matrices.ndim() != 3 || phi.shape(0) != matrices.shape(0)) {
+        throw Error(ErrorKind::array,
+                    "phi must be float32 [segments, d], matrices [segments, rows, columns]");
+    }
+    const Band band{matrices.data(), matrices.shape(0), matrices.shape(1), matrices.shape(2), first_row};
+    const int64_t dimension = phi.shape(1);
+    float* data = phi.mutable_data();
+    const py::gil_scoped_release unlocked;
+    fold_band(band, {seed, layer}, dimension, threads, poll_signals, simd_path(), data);
 }
 
 py::list ids_of(const RowTable& table, const std::string& where) {
@@ -272,5 +288,7 @@ PYBIND11_MODULE(_core, m) {
     m.def("score_rows", &score_rows_of, py::arg("shards"), py::arg("learnability").noconvert(),
           py::arg("pool_size"), py::arg("zero_rows_refused"), py::arg("threads"));
     m.def("top", &top_of, py::arg("score").noconvert(), py::arg("learnability").noconvert(), py::arg("n"));
+    m.def("fold_band", &fold_band_of, py::arg("phi").noconvert(), py::arg("matrices").noconvert(),
+          py::kw_only(), py::arg("first_row"), py::arg("layer"), py::arg("seed"), py::arg("threads"));
     bind_store(m);
 }

@@ -60,3 +60,12 @@ def score_rows(
     threads: int,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]: ...
 def top(score: npt.NDArray[np.float64], learnability: npt.NDArray[np.float64], n: int) -> npt.NDArray[np.int64]: ...
+def fold_band(
+    phi: npt.NDArray[np.float32],
+    matrices: npt.NDArray[np.float32],
+    *,
+    first_row: int,
+    layer: int,
+    seed: int,
+    threads: int,
+) -> None: ...

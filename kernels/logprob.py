@@ -1,0 +1,196 @@
+"""Token log-probabilities of a vocabulary head and their policy gradient, without [tokens, vocabulary] in memory.
+
+For hidden states h_t, head weights W [V, D] and targets y_t, with z_tv = h_t . w_v,
+
+    l_tv = cap tanh(scale z_tv / cap) / temperature        (without a cap: scale z_tv / temperature)
+    log p_t = l_{t, y_t} - logsumexp_v l_tv
+    L = sum_t c_t log p_t,  dL/dz_tv = delta_tv = c_t ([v = y_t] - softmax(l_t)_v) dl_tv/dz_tv
+
+The coefficients c_t are known beforehand, so a block of tokens passes once: product, softmax, delta, and at once
+delta W (the gradient to the hidden states) and the fold of delta^T h (the head's weight gradient). Blocks of tokens
+and not of vocabulary, because the softmax of a whole row needs no second product. Softmax and sums run in float32,
+or in float64 for float64 inputs. Nothing here runs a model, and a bias of the head is not supported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+from learnalign.kernels.fold import fold_segments
+from torch import Tensor
+
+CACHED_ENTRIES = 1 << 18
+"""Logits that plain torch turns into delta at a time: few enough to stay in the cache between its passes."""
+WIDENED_ENTRIES = 1 << 20
+"""Head weights that are widened at a time, where the processor has no products of narrow numbers."""
+
+Consumer = Callable[[Tensor, int], None]
+"""Called with delta [b, V] of tokens first to first + b, and first; delta's memory is used again afterwards."""
+
+
+@dataclass(frozen=True)
+class LogitShape:
+    """What a model does to its head's products: Cohere and Granite scale them, Gemma 2 caps them."""
+
+    scale: float = 1.0
+    cap: float | None = None
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class HeadPass:
+    """What one pass over the head gives; float32, or float64 for float64 inputs."""
+
+    log_probabilities: Tensor  # [T]
+    hidden_gradient: Tensor  # [T, D], dL/dh
+
+
+def head_pass(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    coefficients: Tensor,
+    *,
+    memory_bytes: int,
+    shape: LogitShape = LogitShape(),
+    consume: Consumer | None = None,
+) -> HeadPass:
+    """Log-probabilities and the gradient of sum_t c_t log p_t to the hidden states.
+
+    hidden: [T, D], weight: [V, D], of one floating dtype. targets: int64 [T] in [0, V). coefficients: [T].
+    memory_bytes: bound on the logits and deltas that exist at once; besides them there are the results and 4 MiB of
+    widened weights. consume: takes delta, block by block.
+    Raises ValueError for shapes that do not fit, and where the bound is too small for a single token.
+    """
+    _check(hidden, weight, targets, coefficients)
+    hidden, weight = hidden.detach(), weight.detach()
+    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    on_gpu = hidden.device.type == "cuda" and wide == torch.float32 and bool(find_spec("triton"))
+    narrow = hidden.dtype if on_gpu else wide  # of delta: the matrix units' type where there are some
+    block = tokens_within(memory_bytes, weight.shape[0], wide.itemsize + (narrow != wide) * narrow.itemsize)
+    log_probabilities = hidden.new_empty(len(hidden), dtype=wide)
+    gradient = hidden.new_empty(hidden.shape, dtype=wide)
+
+    def one_block(first: int) -> None:  # a function, so that its logits are gone before the next block's are made
+        part = slice(first, first + block)
+        products = head_products(hidden[part], weight, wide)
+        arguments = (products, targets[part], coefficients[part].to(wide), shape)
+        if on_gpu:
+            from learnalign.kernels.logprob_triton import rows_to_delta_triton
+
+            delta, log_probabilities[part] = rows_to_delta_triton(*arguments, narrow)
+        else:
+            delta, log_probabilities[part] = rows_to_delta(*arguments)
+        gradient[part] = back_products(delta, weight, wide)
+        if consume is not None:
+            consume(delta, first)
+
+    for first in range(0, len(hidden), block):
+        one_block(first)
+    return HeadPass(log_probabilities, gradient)
+
+
+def fold_head(
+    phi: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    coefficients: Tensor,
+    offsets: Sequence[int],
+    *,
+    layer: int,
+    seed: int,
+    memory_bytes: int,
+    shape: LogitShape = LogitShape(),
+) -> HeadPass:
+    """`head_pass` that also adds every segment's folded head gradient to its row of phi; see `fold_segments`."""
+
+    def consume(delta: Tensor, first: int) -> None:
+        last = first + len(delta)
+        touched = [s for s in range(len(phi)) if offsets[s] < last and offsets[s + 1] > first]
+        if touched:
+            begin, end = touched[0], touched[-1] + 1
+            inside = [min(max(o, first), last) - first for o in offsets[begin : end + 1]]
+            fold_segments(phi[begin:end], delta, hidden[first:last], inside, layer=layer, seed=seed)
+
+    return head_pass(hidden, weight, targets, coefficients, memory_bytes=memory_bytes, shape=shape, consume=consume)
+
+
+def rows_to_delta(products: Tensor, targets: Tensor, coefficients: Tensor, shape: LogitShape) -> tuple[Tensor, Tensor]:
+    """Turns z [b, V] into delta, in place. Returns delta and log p [b]. The twin of `rows_to_delta_triton`."""
+    log_probabilities = products.new_empty(len(products))
+    factor = shape.scale / shape.temperature
+    step = max(1, CACHED_ENTRIES // products.shape[1])
+    for first in range(0, len(products), step):
+        part = slice(first, first + step)
+        rows, target, c = products[part], targets[part, None], coefficients[part, None]
+        slope = None
+        if shape.cap is None:
+            rows.mul_(factor)
+        else:
+            rows.mul_(shape.scale / shape.cap).tanh_()
+            slope = 1 - rows.square()
+            rows.mul_(shape.cap / shape.temperature)
+        picked = rows.gather(1, target)
+        top = rows.amax(1, keepdim=True)
+        total = rows.sub_(top).exp_().sum(1, keepdim=True)
+        log_probabilities[part] = (picked - top - total.log()).squeeze(1)
+        rows.mul_(-c / total)
+        rows.scatter_add_(1, target, c)
+        rows.mul_(factor if slope is None else slope.mul_(factor))
+    return products, log_probabilities
+
+
+def head_products(hidden: Tensor, weight: Tensor, wide: torch.dtype) -> Tensor:
+    """hidden [b, D] times weight [V, D] transposed: z [b, V], summed and returned in `wide`."""
+    if hidden.dtype == weight.dtype == wide:
+        return hidden @ weight.T
+    if hidden.device.type == "cuda":
+        return torch.mm(hidden, weight.T, out_dtype=wide)
+    result = hidden.new_empty(len(hidden), len(weight), dtype=wide)
+    hidden = hidden.to(wide)
+    for words in _slices(weight):
+        torch.mm(hidden, weight[words].to(wide).T, out=result[:, words])
+    return result
+
+
+def back_products(delta: Tensor, weight: Tensor, wide: torch.dtype) -> Tensor:
+    """delta [b, V] times weight [V, D]: [b, D], summed and returned in `wide`."""
+    if delta.dtype == weight.dtype == wide:
+        return delta @ weight
+    if delta.device.type == "cuda":
+        return torch.mm(delta, weight, out_dtype=wide)
+    result = delta.new_zeros(len(delta), weight.shape[1], dtype=wide)
+    for words in _slices(weight):
+        result.addmm_(delta[:, words], weight[words].to(wide))
+    return result
+
+
+def _slices(weight: Tensor) -> list[slice]:
+    """Parts of the vocabulary, so that there is never a widened copy of the whole head."""
+    step = max(1, WIDENED_ENTRIES // max(1, weight.shape[1]))
+    return [slice(first, first + step) for first in range(0, len(weight), step)]
+
+
+def tokens_within(memory_bytes: int, vocabulary: int, entry_bytes: int) -> int:
+    """Tokens whose logits and deltas fit into the bound."""
+    tokens = memory_bytes // max(1, vocabulary * entry_bytes)
+    if tokens < 1:
+        needed = vocabulary * entry_bytes
+        raise ValueError(f"one token's logits take {needed} bytes, memory_bytes is {memory_bytes}: raise it")
+    return tokens
+
+
+def _check(hidden: Tensor, weight: Tensor, targets: Tensor, coefficients: Tensor) -> None:
+    if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
+        raise ValueError(f"hidden [T, D] and weight [V, D] do not fit: {tuple(hidden.shape)}, {tuple(weight.shape)}")
+    if hidden.dtype != weight.dtype or not hidden.dtype.is_floating_point:
+        raise ValueError(f"hidden and weight must share a floating dtype, found {hidden.dtype}, {weight.dtype}")
+    if targets.shape != hidden.shape[:1] or coefficients.shape != hidden.shape[:1]:
+        raise ValueError(
+            f"targets and coefficients must be [{len(hidden)}], "
+            f"found {tuple(targets.shape)}, {tuple(coefficients.shape)}"
+        )

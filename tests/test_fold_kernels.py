@@ -1,0 +1,221 @@
+"""The fold's kernels, C++ and Triton, against the float64 reference: same map, same sums, same bits every time.
+
+Without a GPU the Triton kernels run in Triton's interpreter, with it they run compiled. That they compile for
+every GPU generation is tested in a process of its own, where the interpreter is off.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from learnalign.kernels.fold import backend, fold_matrices, fold_reference, fold_segments
+from learnalign.kernels.fold_native import fold_native
+from learnalign.kernels.signs import TILE, bucket_masks, signs
+from torch import Tensor
+
+from learnalign._core import fold_band
+from learnalign.errors import ArrayError
+
+pytest.importorskip("triton", reason="needs Triton (pip install triton)")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # conftest turns the interpreter on where there is no GPU
+
+from learnalign.kernels import fold_triton  # noqa: E402  (needs Triton)
+
+SEED, LAYER = (1 << 64) - 12345, (1 << 32) - 77
+TOLERANCE = 2.0
+"""A kernel's error may be this many times that of plain float32 torch on the same inputs, plus FLOOR."""
+FLOOR = 1e-6
+"""Of the largest number of the sketch: one rounding of the last sum."""
+OFFSETS = [0, 5, 5, 6, 20]
+SHAPES = [(1, 1), (3, 130), (130, 129)]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+def problem(m: int, n: int, dtype: torch.dtype, tokens: int = OFFSETS[-1]) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(m * 1000 + n)
+    return (
+        torch.randn(tokens, m, generator=generator).to(dtype),
+        torch.randn(tokens, n, generator=generator).to(dtype),
+    )
+
+
+def assert_no_worse_than_eager(phi: Tensor, delta: Tensor, x: Tensor, offsets: list[int], first_row: int) -> None:
+    truth = torch.zeros(phi.shape, dtype=torch.float64)
+    fold_reference(truth, delta, x, offsets, layer=LAYER, seed=SEED, first_row=first_row)
+    eager = torch.zeros(phi.shape)
+    fold_reference(eager, delta, x, offsets, layer=LAYER, seed=SEED, first_row=first_row)
+    error, yardstick = ((y.double() - truth).abs().max().item() for y in (phi.cpu(), eager))
+    assert error <= TOLERANCE * yardstick + FLOOR * truth.abs().max().item()
+
+
+@pytest.mark.parametrize("dimension", [128, 8192, 65536])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_native_fold_is_the_reference(dimension: int, shape: tuple[int, int], dtype: torch.dtype) -> None:
+    delta, x = problem(*shape, dtype)
+    phi = torch.zeros(4, dimension)
+    fold_native(phi, delta, x, OFFSETS, layer=LAYER, seed=SEED, first_row=256)
+    assert_no_worse_than_eager(phi, delta, x, OFFSETS, 256)
+    assert phi[1].abs().sum() == 0
+    assert phi[3].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("dimension", "shape", "dtype"),
+    [
+        (128, (1, 1), torch.float32),
+        (128, (130, 129), torch.bfloat16),
+        (256, (3, 130), torch.float16),
+        (2048, (130, 129), torch.float32),
+        (16384, (3, 130), torch.bfloat16),
+        (32768, (130, 1), torch.float32),
+    ],
+)
+def test_triton_fold_is_the_reference(dimension: int, shape: tuple[int, int], dtype: torch.dtype) -> None:
+    delta, x = problem(*shape, dtype)
+    phi = torch.zeros(4, dimension, device=DEVICE)
+    places = (delta.to(DEVICE), x.to(DEVICE), OFFSETS)
+    fold_triton.fold_triton(phi, *places, layer=LAYER, seed=SEED, first_row=256)
+    assert_no_worse_than_eager(phi, delta, x, OFFSETS, 256)
+    assert phi[1].abs().sum() == 0
+    assert phi[3].abs().sum() > 0
+
+
+def test_triton_fold_walks_many_tiles_per_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two programs for nine tiles in groups of two rows, segments one after another, inputs that are views."""
+    monkeypatch.setattr(fold_triton, "PROGRAMS", 2)
+    monkeypatch.setattr(fold_triton, "GROUPED_ROWS", 2)
+    monkeypatch.setattr(fold_triton, "PARTIAL_BYTES", 1)
+    delta, x = problem(400, 270, torch.float32, 10)
+    delta, x = delta[2:8, 7:307], x[2:8, 5:265]
+    results = []
+    for _ in range(2):
+        phi = torch.ones(2, 1024, device=DEVICE)
+        fold_triton.fold_triton(phi, delta.to(DEVICE), x.to(DEVICE), [0, 1, 6], layer=LAYER, seed=SEED)
+        results.append(phi)
+    assert torch.equal(*results)
+    assert_no_worse_than_eager(results[0].cpu() - 1, delta, x, [0, 1, 6], 0)
+
+
+def test_triton_signs_and_buckets_are_those_of_the_reference() -> None:
+    """Read off the fold itself, to the bit: a one-hot delta makes a matrix with one row, whose entries differ."""
+    dimension, columns = 16384, 256
+    for row in (0, 127, 130):
+        delta, x = torch.zeros(1, 131), torch.arange(1.0, columns + 1)[None]
+        delta[0, row] = 1.0
+        phi = torch.zeros(1, dimension, device=DEVICE)
+        fold_triton.fold_triton(phi, delta.to(DEVICE), x.to(DEVICE), [0, 1], layer=LAYER, seed=SEED)
+        expected = np.zeros(dimension, dtype=np.float32)
+        sign = signs(SEED, LAYER, torch.tensor([row]), columns).numpy()[0].astype(int)
+        masks = bucket_masks(SEED, LAYER, torch.tensor([row // TILE]), 2, dimension).numpy()[0]
+        for c in range(columns):
+            expected[(row % TILE * TILE + c % TILE) ^ masks[c // TILE]] += sign[c] * (c + 1)
+        assert np.array_equal(phi[0].cpu().numpy(), expected)
+
+
+@pytest.mark.parametrize("simd", ["avx2", "portable"])
+def test_native_signs_and_buckets_are_those_of_the_reference(simd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_simd(simd, monkeypatch)
+    matrix = torch.arange(1.0, 150 * 260 + 1).reshape(1, 150, 260)  # whole numbers: every sum is exact
+    for dimension in (1024, 1 << 20):
+        phi, truth = torch.zeros(1, dimension), torch.zeros(1, dimension, dtype=torch.float64)
+        fold_band(phi.numpy(), matrix.numpy(), first_row=384, layer=LAYER, seed=SEED, threads=1)
+        fold_matrices(truth, matrix.double(), layer=LAYER, seed=SEED, first_row=384)
+        assert torch.equal(phi.double(), truth)
+
+
+def use_simd(simd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if simd == "avx2" and "avx2" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this processor has no AVX2")
+    monkeypatch.setenv("LEARNALIGN_SIMD", simd)
+
+
+def test_every_path_and_thread_count_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrices = torch.randn(3, 1300, 1000, generator=torch.Generator().manual_seed(1)).numpy()
+    results = []
+    for simd in ("portable", "avx2"):
+        use_simd(simd, monkeypatch)
+        for threads in (1, 2, 7):
+            phi = np.zeros((3, 2048), dtype=np.float32)
+            fold_band(phi, matrices, first_row=0, layer=LAYER, seed=SEED, threads=threads)
+            results.append(phi.tobytes())
+    assert len(set(results)) == 1
+
+
+def test_bands_do_not_change_what_is_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    delta, x = problem(300, 150, torch.float32)
+    phi = torch.zeros(4, 1024)
+    monkeypatch.setattr("learnalign.kernels.fold_native.BAND_ENTRIES", 1)
+    fold_native(phi, delta, x, OFFSETS, layer=LAYER, seed=SEED)
+    assert_no_worse_than_eager(phi, delta, x, OFFSETS, 0)
+
+
+@pytest.mark.parametrize(("m", "n", "tokens"), [(0, 5, 6), (5, 0, 6), (5, 5, 0)])
+def test_empty_shapes_add_nothing(m: int, n: int, tokens: int) -> None:
+    offsets = [0, tokens // 2, tokens]
+    for fold in (fold_native, fold_triton.fold_triton, fold_reference):
+        phi = torch.ones(2, 256, device=DEVICE if fold is fold_triton.fold_triton else "cpu")
+        inputs = (torch.ones(tokens, m, device=phi.device), torch.ones(tokens, n, device=phi.device))
+        fold(phi, *inputs, offsets, layer=LAYER, seed=SEED)
+        assert torch.equal(phi, torch.ones_like(phi))
+
+
+def test_no_segments_are_no_error() -> None:
+    phi = torch.zeros(0, 256)
+    fold_segments(phi, torch.ones(3, 4), torch.ones(3, 4), [0], layer=LAYER, seed=SEED)
+    fold_triton.fold_triton(phi, torch.ones(3, 4), torch.ones(3, 4), [0], layer=LAYER, seed=SEED)
+
+
+def test_dispatch_says_what_it_uses() -> None:
+    """float32 rows of a CPU have the kernel; float64 and scattered rows go to plain torch, to the same sums."""
+    assert backend(torch.zeros(2, 128)) == "native"
+    assert backend(torch.zeros(2, 128, dtype=torch.float64)) == "reference"
+    scattered = torch.zeros(128, 2).T
+    assert backend(scattered) == "reference"
+    delta, x = problem(130, 129, torch.float32)
+    whole = torch.zeros(4, 512)
+    fold_segments(whole, delta, x, OFFSETS, layer=LAYER, seed=SEED)
+    view = torch.zeros(512, 4).T
+    fold_segments(view, delta, x, OFFSETS, layer=LAYER, seed=SEED)
+    torch.testing.assert_close(whole, view)
+    with pytest.raises(ValueError, match="first_row"):
+        fold_segments(whole, delta, x, OFFSETS, layer=LAYER, seed=SEED, first_row=64)
+
+
+def test_pieces_of_a_matrix_are_the_matrix() -> None:
+    delta, x = problem(300, 150, torch.float32)
+    whole, pieces = torch.zeros(2, 4, 1024)
+    fold_segments(whole, delta, x, OFFSETS, layer=LAYER, seed=SEED)
+    for first, last in pairwise([0, 128, 300]):
+        fold_segments(pieces, delta[:, first:last], x, OFFSETS, layer=LAYER, seed=SEED, first_row=first)
+    torch.testing.assert_close(whole, pieces, rtol=0, atol=1e-4)
+
+
+def test_the_core_checks_what_it_is_given() -> None:
+    matrix = np.zeros((1, 2, 3), dtype=np.float32)
+    keys = {"layer": 1, "seed": 1, "threads": 1}
+    with pytest.raises(ArrayError, match="power of two"):
+        fold_band(np.zeros((1, 100), dtype=np.float32), matrix, first_row=0, **keys)
+    with pytest.raises(ArrayError, match="multiple of 128"):
+        fold_band(np.zeros((1, 128), dtype=np.float32), matrix, first_row=1, **keys)
+    with pytest.raises(ArrayError, match="segments"):
+        fold_band(np.zeros((2, 128), dtype=np.float32), matrix, first_row=0, **keys)
+
+
+def test_every_kernel_compiles_for_every_gpu_generation() -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    program = Path(__file__).parent / "compile_kernels_program.py"
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.split()
+    assert {f"{kernel}:sm_{cap}" for kernel in KERNELS for cap in (80, 90, 100)} <= set(lines)
+
+
+KERNELS = ["fold_tiles", "add_partials", "delta_rows", "logsumexp_tiles"]

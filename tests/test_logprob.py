@@ -1,0 +1,174 @@
+"""The vocabulary head without logits in memory: log-probabilities, both gradients, and the memory bound."""
+
+from __future__ import annotations
+
+import weakref
+
+import pytest
+import torch
+from learnalign.kernels.fold import fold_segments
+from learnalign.kernels.logprob import LogitShape, fold_head, head_pass, head_products, rows_to_delta
+from torch import Tensor
+
+pytest.importorskip("triton", reason="needs Triton (pip install triton)")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # conftest turns the interpreter on where there is no GPU
+
+from learnalign.kernels import logprob_triton  # noqa: E402  (needs Triton)
+
+SHAPES = [LogitShape(), LogitShape(scale=0.25, cap=3.0, temperature=0.7), LogitShape(scale=2.0, temperature=0.5)]
+TOLERANCE = 2.0
+"""A float32 path's error may be this many times that of eager float32 torch on the same inputs, plus FLOOR."""
+FLOOR = 2e-6
+"""Absolute, for numbers near one: some roundings of exp and log, whose implementations differ."""
+HALF_STEP = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-7}
+"""Relative rounding of a stored delta; the interpreter truncates to bfloat16 where a GPU rounds."""
+
+
+def problem(tokens: int, width: int, vocabulary: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(tokens + vocabulary)
+    return (
+        torch.randn(tokens, width, generator=generator, dtype=torch.float64).to(dtype),
+        torch.randn(vocabulary, width, generator=generator, dtype=torch.float64).to(dtype),
+        torch.randint(vocabulary, (tokens,), generator=generator),
+        torch.randn(tokens, generator=generator, dtype=torch.float64),
+    )
+
+
+def by_autograd(
+    hidden: Tensor, weight: Tensor, targets: Tensor, coefficients: Tensor, shape: LogitShape
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities and both gradients, the way one would write them down."""
+    hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    logits = shape.scale * hidden @ weight.T
+    if shape.cap is not None:
+        logits = shape.cap * torch.tanh(logits / shape.cap)
+    log_p = torch.log_softmax(logits / shape.temperature, 1).gather(1, targets[:, None]).squeeze(1)
+    (log_p * coefficients.to(log_p.dtype)).sum().backward()  # type: ignore[no-untyped-call]
+    assert hidden.grad is not None
+    assert weight.grad is not None
+    return log_p.detach(), hidden.grad, weight.grad
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("tokens", "vocabulary"), [(7, 300), (1, 1), (5, 129), (0, 10)])
+def test_one_pass_gives_what_autograd_gives(shape: LogitShape, tokens: int, vocabulary: int) -> None:
+    hidden, weight, targets, coefficients = problem(tokens, 24, vocabulary, torch.float64)
+    truth = by_autograd(hidden, weight, targets, coefficients, shape)
+    head = torch.zeros_like(weight)
+
+    def consume(delta: Tensor, first: int) -> None:
+        assert len(delta) <= 3
+        head.addmm_(delta.T, hidden[first : first + len(delta)])
+
+    memory = 3 * vocabulary * 8
+    found = head_pass(hidden, weight, targets, coefficients, memory_bytes=memory, shape=shape, consume=consume)
+    for a, b in zip((found.log_probabilities, found.hidden_gradient, head), truth, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_narrow_inputs_are_summed_in_float32(
+    shape: LogitShape, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against float64 on the same rounded inputs; the yardstick is autograd in float32 on them."""
+    monkeypatch.setattr("learnalign.kernels.logprob.WIDENED_ENTRIES", 24 * 50)
+    hidden, weight, targets, coefficients = problem(7, 24, 300, dtype)
+    truth = by_autograd(hidden.double(), weight.double(), targets, coefficients, shape)
+    eager = by_autograd(hidden.float(), weight.float(), targets, coefficients, shape)
+    found = head_pass(hidden, weight, targets, coefficients, memory_bytes=4 * 300 * 4, shape=shape)
+    assert found.log_probabilities.dtype == found.hidden_gradient.dtype == torch.float32
+    for a, b, c in zip((found.log_probabilities, found.hidden_gradient), eager, truth, strict=False):
+        assert (a - c).abs().max() <= TOLERANCE * (b - c).abs().max() + FLOOR * max(1.0, c.abs().max().item())
+
+
+def test_the_memory_bound_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks shrink with the bound, the results stay, and one block's logits are gone before the next one's come."""
+    arguments = problem(20, 8, 100, torch.float32)
+    whole = head_pass(*arguments, memory_bytes=1 << 20)
+    made: list[weakref.ref[Tensor]] = []
+    sizes: list[int] = []
+
+    def watched(hidden: Tensor, weight: Tensor, wide: torch.dtype) -> Tensor:
+        assert all(old() is None for old in made)
+        products = head_products(hidden, weight, wide)
+        made.append(weakref.ref(products))
+        sizes.append(products.numel() * products.itemsize)
+        return products
+
+    monkeypatch.setattr("learnalign.kernels.logprob.head_products", watched)
+    for tokens in (1, 7, 20):
+        made.clear()
+        sizes.clear()
+        part = head_pass(*arguments, memory_bytes=tokens * 100 * 4 + 399)
+        assert max(sizes) == tokens * 100 * 4
+        assert len(sizes) == -(-20 // tokens)
+        torch.testing.assert_close(part.hidden_gradient, whole.hidden_gradient)
+    with pytest.raises(ValueError, match="400 bytes"):
+        head_pass(*arguments, memory_bytes=399)
+
+
+def test_the_head_is_folded_block_by_block() -> None:
+    """Blocks of three tokens that cut through ragged and empty segments give the fold of the whole gradient."""
+    hidden, weight, targets, coefficients = problem(11, 24, 300, torch.float64)
+    offsets = [0, 4, 4, 5, 11]
+    truth = torch.zeros(4, 512, dtype=torch.float64)
+    deltas: list[Tensor] = []
+    head_pass(*(hidden, weight, targets, coefficients), memory_bytes=1 << 20, consume=lambda d, _: deltas.append(d))
+    fold_segments(truth, deltas[0], hidden, offsets, layer=3, seed=4)
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        phi = torch.zeros(4, 512, dtype=dtype)
+        inputs = (hidden.to(dtype), weight.to(dtype), targets, coefficients)
+        fold_head(phi, *inputs, offsets, layer=3, seed=4, memory_bytes=3 * 300 * dtype.itemsize)
+        torch.testing.assert_close(phi.double(), truth, rtol=0, atol=tolerance * truth.abs().max().item())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_triton_log_probabilities(shape: LogitShape, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ragged against every tile size, more parts of the vocabulary than tiles."""
+    monkeypatch.setattr(logprob_triton, "SPLITS", 3)
+    hidden, weight, targets, coefficients = problem(7, 40, 200, dtype)
+    truth = by_autograd(hidden.double(), weight.double(), targets, coefficients, shape)[0]
+    eager = by_autograd(hidden.float(), weight.float(), targets, coefficients, shape)[0]
+    found = logprob_triton.log_probabilities(hidden.to(DEVICE), weight.to(DEVICE), targets.to(DEVICE), shape).cpu()
+    assert (found - truth).abs().max() <= TOLERANCE * (eager - truth).abs().max() + FLOOR * truth.abs().max()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_triton_deltas(shape: LogitShape, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logprob_triton, "ROW_BLOCK", 128)
+    hidden, weight, targets, coefficients = problem(5, 24, 300, torch.float64)
+    products = hidden @ weight.T
+    truth, log_truth = rows_to_delta(products.float().double(), targets, coefficients, shape)
+    delta, log_p = logprob_triton.rows_to_delta_triton(
+        *(products.float().to(DEVICE), targets.to(DEVICE), coefficients.float().to(DEVICE), shape, dtype)
+    )
+    assert delta.dtype == dtype
+    scale = truth.abs() if dtype != torch.float16 else truth.abs().clamp_min(2.0**-13)  # halves below are subnormal
+    allowed = HALF_STEP[dtype] * scale + 5 * FLOOR * (1 + coefficients.abs()[:, None])
+    assert ((delta.cpu().double() - truth).abs() <= allowed).all()
+    assert (log_p.cpu() - log_truth).abs().max() <= FLOOR * log_truth.abs().max()
+
+
+def test_triton_takes_no_tokens() -> None:
+    hidden, weight, targets, coefficients = problem(0, 8, 10, torch.float32)
+    assert len(logprob_triton.log_probabilities(hidden, weight, targets, LogitShape())) == 0
+    delta, _ = logprob_triton.rows_to_delta_triton(
+        hidden @ weight.T, targets, coefficients.float(), LogitShape(), torch.float32
+    )
+    assert delta.shape == (0, 10)
+
+
+@pytest.mark.parametrize("wrong", ["width", "dtype", "targets"])
+def test_shapes_that_do_not_fit_are_refused(wrong: str) -> None:
+    hidden, weight, targets, coefficients = problem(3, 8, 10, torch.float32)
+    if wrong == "width":
+        weight = weight[:, :7]
+    elif wrong == "dtype":
+        weight = weight.double()
+    else:
+        targets = targets[:2]
+    with pytest.raises(ValueError, match=r"hidden|targets"):
+        head_pass(hidden, weight, targets, coefficients, memory_bytes=1 << 20)
