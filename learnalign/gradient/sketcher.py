@@ -83,16 +83,16 @@ class Sketcher:
         if not is_linear(head) and not is_linear(getattr(head, "base_layer", None)):
             raise PolicyError(f"the policy's output layer must be a torch.nn.Linear, found {type(head).__name__}")
         layers = find_layers(model, space)
-        self._taps = Taps(layers, head, keys_of(layers), seed, rank)
-        found = examine(self.model, self._taps, share_prompts)
-        self._taps = replace(self._taps, layers=found.layers)
+        self.taps = Taps(layers, head, keys_of(layers), seed, rank)
+        found = examine(self.model, self.taps, share_prompts)
+        self.taps = replace(self.taps, layers=found.layers)
         self.costs, self.unshared = found.costs, found.unshared
         self._too_many = 0  # padded tokens that once did not fit into memory
 
     @property
     def coverage(self) -> Coverage:
         """Parameters whose gradient the sketch holds, against all of the space's."""
-        return coverage(self.model, self._taps.layers, self.space)
+        return coverage(self.model, self.taps.layers, self.space)
 
     def batches(self, groups: Sequence[Group], batch_tokens: int) -> list[list[int]]:
         """Groups of like length together, at most `batch_tokens` padded tokens each, as positions in `groups`."""
@@ -160,7 +160,7 @@ class Sketcher:
             stack.enter_context(torch.enable_grad())
             if self.checkpointing:
                 stack.enter_context(recomputing(self.model))
-            stack.enter_context(self._taps.on(target))
+            stack.enter_context(self.taps.on(target))
             logits = response_logits(self.model, batch).to(wide) / self.temperature
             log_probabilities = logits.gather(1, batch.targets[:, None]).squeeze(1) - logits.logsumexp(1)
             torch.autograd.backward((log_probabilities * batch.coefficients.to(wide)).sum())

@@ -114,26 +114,36 @@ class Taps:
             segments.check(x)
         if output.requires_grad:
             segments.target.reached.add(segments.layer)
-        key, scale = self.keys[matrix], 1.0
-        n, m = x.shape[1], output.shape[-1]
-        if self.rank is not None and self.rank < n:
-            x = x @ self._projection(key, "in", n, x)
-            scale *= _correction(self.rank)
+        columns = x.shape[1]
 
-        def fold(delta: Tensor, x: Tensor) -> None:
-            delta, phi, factor = delta.flatten(0, -2), segments.target.phi, scale
-            if self.rank is not None and self.rank < m:
-                delta = delta @ self._projection(key, "out", m, delta)
-                factor *= _correction(self.rank)
-            if factor != 1.0:
-                delta = delta.to(phi.dtype) * factor
-            fold_segments(phi, delta, x, offsets, layer=key, seed=self.seed)
+        def fold(delta: Tensor, kept: Tensor) -> None:
+            self.fold(segments.target.phi, matrix, delta.flatten(0, -2), kept, columns, offsets)
 
-        tapped: Tensor = _Tap.apply(output, x, fold)  # type: ignore[no-untyped-call]
+        tapped: Tensor = _Tap.apply(output, self.keep(matrix, x), fold)  # type: ignore[no-untyped-call]
         return tapped
 
-    def _projection(self, key: int, side: str, width: int, like: Tensor) -> Tensor:
-        """Signs times a power of two near 1/sqrt(k), exact in every dtype: [width, k]; made once."""
+    def keep(self, matrix: str, x: Tensor) -> Tensor:
+        """What of a layer's inputs [T, n] is kept for the backward pass: all, or their projection [T, k]."""
+        narrow = self.rank is not None and self.rank < x.shape[1]
+        return x @ self.projection(matrix, "in", x.shape[1], x) if narrow else x
+
+    def fold(self, phi: Tensor, matrix: str, delta: Tensor, kept: Tensor, columns: int, offsets: Sequence[int]) -> None:
+        """Add the fold of every segment's (projected) gradient of one weight matrix [m, columns] to phi [S, d].
+
+        delta: output gradients [T, m]. kept: what `keep` made of the inputs.
+        """
+        rows, scale = delta.shape[1], 1.0
+        if self.rank is not None:
+            if self.rank < rows:
+                delta = delta @ self.projection(matrix, "out", rows, delta)
+            scale = _correction(self.rank) ** sum(width > self.rank for width in (rows, columns))
+        if scale != 1.0:
+            delta = delta.to(phi.dtype) * scale
+        fold_segments(phi, delta, kept, offsets, layer=self.keys[matrix], seed=self.seed)
+
+    def projection(self, matrix: str, side: str, width: int, like: Tensor) -> Tensor:
+        """Signs times a power of two near 1/sqrt(k), exact in every dtype: [width, k]; made once. side: in or out."""
+        key = self.keys[matrix]
         known = self.projections.get((key, side))
         if known is None or known.dtype != like.dtype or known.device != like.device:
             assert self.rank is not None

@@ -20,6 +20,8 @@ from learnalign.store import SketchWriter
 NAME = "sketch"
 PRODUCTS = ("sketches",)
 COSTLY = True
+Row = tuple[str, float, Group]
+"""A prompt's id, success rate, and responses with rewards."""
 WINDOW = 512
 """Prompts among which batches of like length are made; bounds what is in memory."""
 MEANING = ("rank", "weighting", "advantage_std", "responses_used", "space")
@@ -68,10 +70,13 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
         if writer.done:
             progress.say(f"sketch: {len(writer.done):,} of {total:,} gradients were there")
         with progress.track(NAME, total, "prompts", done=len(writer.done)) as advance:
-            for ids, success, groups in _batches(run, sketcher, config.batch_tokens):
-                if writer.done.issuperset(ids):
+            for batch in _batches(run, sketcher, config.batch_tokens):
+                # All or none of a batch is there, unless another sketch.batch_tokens cut the batches elsewhere.
+                todo = [row for row in batch if row[0] not in writer.done]
+                if not todo:
                     continue
-                writer.append(ids, success, sketcher.sketch(groups).astype(np.float32, copy=False))
+                ids, success, groups = (list(column) for column in zip(*todo, strict=True))
+                writer.append(ids, np.array(success), _sketch(sketcher, groups))
                 advance(len(ids))
     coverage = sketcher.coverage
     facts = {
@@ -84,18 +89,19 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
     return Outcome(total, facts=facts)
 
 
-def _batches(run: RunDir, sketcher: Sketcher, batch_tokens: int) -> Iterator[tuple[list[str], np.ndarray, list[Group]]]:
-    """Prompt ids, success rates and groups of every batch, in an order that depends on rollouts and policy alone."""
+def _sketch(sketcher: Sketcher, groups: list[Group]) -> np.ndarray:
+    return sketcher.sketch(groups).astype(np.float32, copy=False)
+
+
+def _batches(run: RunDir, sketcher: Sketcher, batch_tokens: int) -> Iterator[list[Row]]:
+    """Batches of prompts, in an order that depends on rollouts, policy and settings alone."""
     stream = _groups(run)
     while window := list(islice(stream, WINDOW)):
-        groups = [group for _, _, group in window]
-        for batch in sketcher.batches(groups, batch_tokens):
-            ids = [window[i][0] for i in batch]
-            success = np.array([window[i][1] for i in batch])
-            yield ids, success, [groups[i] for i in batch]
+        for batch in sketcher.batches([group for _, _, group in window], batch_tokens):
+            yield [window[i] for i in batch]
 
 
-def _groups(run: RunDir) -> Iterator[tuple[str, float, Group]]:
+def _groups(run: RunDir) -> Iterator[Row]:
     """Every prompt with 0 < p < 1: its id, success rate, and responses with rewards, in the order of the parts."""
     for part in sorted((run.path / "rollouts").glob("part-*.parquet")):
         rewards = pq.read_table(run.path / "rewards" / part.name, columns=["correct", "reward"])
@@ -104,7 +110,7 @@ def _groups(run: RunDir) -> Iterator[tuple[str, float, Group]]:
         yield from _learnable(rows)
 
 
-def _learnable(rows: pa.Table) -> Iterator[tuple[str, float, Group]]:
+def _learnable(rows: pa.Table) -> Iterator[Row]:
     """Rows of one prompt stand together in a part."""
     prompt_ids = rows["prompt_id"].to_numpy()
     starts = np.flatnonzero(np.r_[True, prompt_ids[1:] != prompt_ids[:-1], True])
