@@ -26,7 +26,7 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 """Of the difference that a wrong computation would make; half precision is allowed `HALF_TOLERANCE`."""
 HALF_TOLERANCE = 0.2
 ATTENTION_SHARE = 2.0
-"""A multiply-add in attention takes about twice as long as one in a linear layer (softmax, smaller products)."""
+"""Assumed: a multiply-add in attention takes twice as long as one in a linear layer (softmax, smaller products)."""
 
 
 @dataclass(frozen=True)
