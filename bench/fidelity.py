@@ -7,7 +7,7 @@ weights, in float32 products. Every sketch is made of the same inputs and output
 code. Layers are taken in blocks that fit into memory, each with passes of its own.
 
     python bench/fidelity.py runs/fidelity            64 prompts, 10 to 30 minutes on two cores
-    python bench/fidelity.py runs/fidelity --quick    8 prompts and 4 of the 30 blocks: checks that it runs
+    python bench/fidelity.py runs/fidelity --quick    8 prompts, 4 layers and the head: checks that it runs
 
 The last line is one JSON object.
 """
@@ -252,7 +252,7 @@ def show(table: list[dict[str, Any]], groups: list[Group]) -> None:
 def summary(table: list[dict[str, Any]], groups: list[Group], quick: bool, seconds: float) -> dict[str, Any]:
     """All figures, and whether the bars were met."""
     at = {row["sketch"]: row["rmse"] for row in table if row["numbers"] == 4096}
-    met = {name: at[name] <= bar for name, bar in BARS.items()}
+    met = None if quick else {name: at[name] <= bar for name, bar in BARS.items()}  # they are for whole gradients
     return {"prompts": len(groups), "quick": quick, "bars_met": met, "seconds": round(seconds), "table": table}
 
 
