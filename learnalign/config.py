@@ -81,6 +81,20 @@ class SketchConfig:
     """Storage of the unit rows: `float16`, `int8` (one scale a row) or `float32`."""
     batch_tokens: int = 16384
     """Padded tokens of one forward and backward; a larger single group is still taken whole."""
+    rank: int = 0
+    """0 folds exact gradients; k folds random projections of them to k x k a layer (cheaper, noisier)."""
+    weighting: str = "mean"
+    """Of response tokens: `mean` (1/|y|: GRPO), `token` (all of the group alike: DAPO) or `constant` (Dr. GRPO)."""
+    advantage_std: bool = True
+    """Divide advantages by the group's standard deviation (GRPO) or not (Dr. GRPO)."""
+    responses_used: str = "all"
+    """`all`, or `one_correct`: one correct response stands for the group, which costs much fidelity."""
+    space: str = "full"
+    """`full` (the weights of the policy) or `lora` (the adapter matrices A and B of a LoRA policy)."""
+    share_prompts: bool = True
+    """Compute a prompt once for several responses where the policy honors it and it is cheaper."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +134,9 @@ CHOICES = {
     "policy.dtype": ("auto", "float32", "bfloat16", "float16", "float64"),
     "reward.verifier": ("math", "exact"),
     "sketch.dtype": ("float16", "int8", "float32"),
+    "sketch.weighting": ("mean", "token", "constant"),
+    "sketch.responses_used": ("all", "one_correct"),
+    "sketch.space": ("full", "lora"),
     "select.strategy": ("top",),
 }
 
@@ -143,6 +160,8 @@ def _check_ranges(config: Config) -> None:
     d = config.sketch.dimension
     if not 128 <= d <= 1 << 20 or d & (d - 1):
         raise ConfigError(f"sketch.dimension must be a power of two from 128 to 1048576, found {d}")
+    if config.sketch.rank < 0:
+        raise ConfigError(f"sketch.rank must be 0 (exact gradients) or more, found {config.sketch.rank}")
     if "{problem}" not in config.policy.plain_template:
         raise ConfigError("policy.plain_template must contain {problem}")
     for key in ("rollout.seed", "sketch.seed"):
@@ -207,7 +226,11 @@ def parse_assignment(config: Config, assignment: str) -> Config:
     hints = get_type_hints(type(getattr(config, section))) if section in get_type_hints(Config) else {}
     kind = hints.get(name, str)
     value: Any = text
-    if kind in (int, float):
+    if kind is bool:
+        if text not in ("true", "false"):
+            raise ConfigError(f"--set {key.strip()} must be true or false, found {text!r}")
+        value = text == "true"
+    elif kind in (int, float):
         try:
             value = kind(text)
         except ValueError:

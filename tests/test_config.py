@@ -43,6 +43,11 @@ def test_changed_values_survive(tmp_path: Path) -> None:
         ('[select]\nstrategy = "best"', "one of top, found 'best'"),
         ("[sketch]\ndimension = 1000", "power of two"),
         ("[sketch]\nseed = -1", "from 0 to"),
+        ("[sketch]\nrank = -1", "sketch.rank must be 0 (exact gradients) or more, found -1"),
+        ('[sketch]\nweighting = "sum"', "one of mean, token, constant, found 'sum'"),
+        ('[sketch]\nresponses_used = "best"', "one of all, one_correct"),
+        ('[sketch]\nspace = "half"', "one of full, lora"),
+        ("[sketch]\nadvantage_std = 1", "must be bool, found int 1"),
         ('[policy]\nplain_template = "x"', "{problem}"),
         ("rollout = 3", "must be a table"),
         ("[rollout", "not valid TOML"),
@@ -55,6 +60,13 @@ def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
         read_config(file)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_switches_are_set_by_name() -> None:
+    assert get(parse_assignment(Config(), "sketch.advantage_std=false"), "sketch.advantage_std") is False
+    assert get(parse_assignment(Config(), "sketch.checkpointing=true"), "sketch.checkpointing") is True
+    with pytest.raises(ConfigError, match="true or false, found 'yes'"):
+        parse_assignment(Config(), "sketch.checkpointing=yes")
 
 
 def test_an_integer_serves_as_a_float() -> None:

@@ -158,6 +158,8 @@ def test_another_n_selects_again_and_nothing_else(run: Path) -> None:
         ),
         (lambda c: replace(c, sketch=replace(c.sketch, seed=1)), "sketch.seed: 0 -> 1"),
         (lambda c: replace(c, sketch=replace(c.sketch, dimension=512)), "sketch.dimension: 1024 -> 512"),
+        (lambda c: replace(c, sketch=replace(c.sketch, rank=64)), "sketch.rank: 0 -> 64"),
+        (lambda c: replace(c, sketch=replace(c.sketch, weighting="token")), "sketch.weighting: mean -> token"),
         (lambda c: replace(c, pool=replace(c.pool, limit=50)), "pool: "),
     ],
 )

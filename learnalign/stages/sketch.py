@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from learnalign.errors import PolicyError
-from learnalign.gradient import FOLD_VERSION, Group, Sketcher, batches
+from learnalign.gradient import FOLD_VERSION, Group, Sketcher
 from learnalign.policy import load_policy, policy_digest
 from learnalign.progress import Progress
 from learnalign.rundir import RunDir
@@ -26,6 +24,8 @@ Row = tuple[str, float, Group]
 """A prompt's id, success rate, and responses with rewards."""
 WINDOW = 512
 """Prompts among which batches of like length are made; bounds what is in memory."""
+MEANING = ("rank", "weighting", "advantage_std", "responses_used", "space")
+"""Settings beside those of the random map that decide what a sketch is, and not only how it is computed."""
 
 
 def inputs(run: RunDir) -> dict[str, Any]:
@@ -40,6 +40,7 @@ def inputs(run: RunDir) -> dict[str, Any]:
         "sketch.dimension": config.dimension,
         "sketch.seed": config.seed,
         "sketch.dtype": config.dtype,
+        **{f"sketch.{name}": getattr(config, name) for name in MEANING},
         "fold version": FOLD_VERSION,
     }
 
@@ -55,45 +56,48 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
         dimension=config.dimension,
         seed=config.seed,
         temperature=run.config.rollout.temperature,
+        rank=config.rank or None,
+        weighting=config.weighting,
+        advantage_std=config.advantage_std,
+        responses_used=config.responses_used,
+        space=config.space,
+        share_prompts=config.share_prompts,
+        checkpointing=config.checkpointing,
+        say=lambda text: progress.say(f"{NAME}: {text}"),
     )
     folder = run.path / "sketches"
     with SketchWriter(folder, dimension=config.dimension, dtype=config.dtype, identity=identity) as writer:
         if writer.done:
             progress.say(f"sketch: {len(writer.done):,} of {total:,} gradients were there")
         with progress.track(NAME, total, "prompts", done=len(writer.done)) as advance:
-            for batch in _batches(run, config.batch_tokens):
+            for batch in _batches(run, sketcher, config.batch_tokens):
                 # All or none of a batch is there, unless another sketch.batch_tokens cut the batches elsewhere.
                 todo = [row for row in batch if row[0] not in writer.done]
                 if not todo:
                     continue
                 ids, success, groups = (list(column) for column in zip(*todo, strict=True))
-                phi = _sketch(sketcher, groups).astype(np.float32, copy=False)
-                writer.append(ids, np.array(success), phi)
+                writer.append(ids, np.array(success), _sketch(sketcher, groups))
                 advance(len(ids))
     coverage = sketcher.coverage
     facts = {
         "covered_weights": coverage.covered,
         "all_weights": coverage.total,
         "not_covered": coverage.missing,
+        "prompts_shared": not sketcher.unshared,
+        "prompts_unshared_because": sketcher.unshared,
     }
     return Outcome(total, facts=facts)
 
 
 def _sketch(sketcher: Sketcher, groups: list[Group]) -> np.ndarray:
-    try:
-        return sketcher.sketch(groups)
-    except torch.OutOfMemoryError as error:
-        raise PolicyError(
-            f"out of GPU memory with a batch of {sum(g.tokens for g in groups):,} tokens: "
-            "set a smaller sketch.batch_tokens and give the same command again"
-        ) from error
+    return sketcher.sketch(groups).astype(np.float32, copy=False)
 
 
-def _batches(run: RunDir, batch_tokens: int) -> Iterator[list[Row]]:
-    """Batches of prompts, in an order that depends on the rollouts and `batch_tokens` alone."""
+def _batches(run: RunDir, sketcher: Sketcher, batch_tokens: int) -> Iterator[list[Row]]:
+    """Batches of prompts, in an order that depends on rollouts, policy and settings alone."""
     stream = _groups(run)
     while window := list(islice(stream, WINDOW)):
-        for batch in batches([group for _, _, group in window], batch_tokens):
+        for batch in sketcher.batches([group for _, _, group in window], batch_tokens):
             yield [window[i] for i in batch]
 
 

@@ -1,0 +1,105 @@
+"""Groups of responses, and the coefficient that every response token has in the policy gradient.
+
+At ratio 1 the gradient of every member of the GRPO family is grad sum_g sum_t c_gt log pi(y_gt | prompt, y_g<t)
+with constants c_gt = A_g m_gt / n_g, where m is the token weight (1 unless given) and n_g, up to factors that all
+responses of a prompt share and that therefore cancel in a cosine, is
+
+    mean       G * sum_t m_gt        each response averaged over its tokens (GRPO, DeepSeekMath, arXiv 2402.03300)
+    token      sum_g sum_t m_gt      every token of the group counts alike (DAPO, arXiv 2503.14476)
+    constant   G                     responses summed, not averaged (Dr. GRPO, arXiv 2503.20783)
+
+The KL term is left out: it vanishes where the policy is its own reference. This module knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from learnalign.errors import ArrayError
+
+ADVANTAGE_EPSILON = 1e-4
+WEIGHTINGS = ("mean", "token", "constant")
+RESPONSES_USED = ("all", "one_correct")
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prompt with its sampled responses, as token ids, and one reward a response."""
+
+    prompt: Sequence[int]
+    responses: Sequence[Sequence[int]]
+    rewards: Sequence[float]
+    token_weights: Sequence[Sequence[float]] | None = None
+    """One weight of at least 0 for every response token, such as a mask of tool output; None weighs all by 1."""
+
+    @property
+    def tokens(self) -> int:
+        """Padded tokens of the group with every response beside its own copy of the prompt."""
+        return len(self.responses) * (len(self.prompt) + max(map(len, self.responses), default=0))
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """What of a group contributes to its gradient: responses with their tokens' coefficients, float64."""
+
+    prompt: Sequence[int]
+    responses: Sequence[Sequence[int]]
+    coefficients: Sequence[np.ndarray]
+
+
+def advantages(rewards: Sequence[float], std: bool = True) -> np.ndarray:
+    """Group-relative advantages, float64 [G]: r - mean, divided by (std + 1e-4) unless `std` is False.
+
+    The standard deviation is the biased one. Without it (Dr. GRPO) a prompt's gradient keeps its direction.
+    """
+    r = np.asarray(rewards, dtype=np.float64)
+    centered: np.ndarray = r - r.mean()
+    return centered / (r.std() + ADVANTAGE_EPSILON) if std else centered
+
+
+def weighted(
+    group: Group, weighting: str = "mean", advantage_std: bool = True, responses_used: str = "all"
+) -> Weighted:
+    """The group's contributing responses with coefficients c_gt; those whose coefficients are all 0 are left out.
+
+    responses_used: `all`, or `one_correct`: only the first response of the highest reward, with the advantage that
+    it has in its group (a shortcut that costs much fidelity). Raises `ArrayError` for a group that is malformed.
+    """
+    weights = _token_weights(group)
+    a = advantages(group.rewards, advantage_std)
+    if responses_used == "one_correct":
+        best = int(np.argmax(group.rewards))
+        a = np.where(np.arange(len(a)) == best, a, 0.0)
+    kept, coefficients = [], []
+    whole = sum(float(w.sum()) for w in weights)
+    for response, weight, advantage in zip(group.responses, weights, a, strict=True):
+        own = float(weight.sum())
+        if own == 0 or advantage == 0:
+            continue
+        divisor = {"mean": own * len(a), "token": whole, "constant": len(a)}[weighting]
+        kept.append(response)
+        coefficients.append(advantage * weight / divisor)
+    return Weighted(group.prompt, kept, coefficients)
+
+
+def _token_weights(group: Group) -> list[np.ndarray]:
+    """Checked weights, float64, one array a response."""
+    responses = group.responses
+    if not len(group.prompt) or not len(responses):
+        raise ArrayError("a group needs a prompt of at least one token and at least one response")
+    if len(group.rewards) != len(responses):
+        raise ArrayError(f"a group needs one reward a response, found {len(group.rewards)} for {len(responses)}")
+    if group.token_weights is None:
+        return [np.ones(len(response)) for response in responses]
+    weights = [np.asarray(w, dtype=np.float64) for w in group.token_weights]
+    if [len(w) for w in weights] != [len(response) for response in responses]:
+        raise ArrayError(
+            f"token_weights must have one number a response token, {[len(r) for r in responses]}, "
+            f"found {[len(w) for w in weights]}"
+        )
+    if not all(np.isfinite(w).all() and (w >= 0).all() for w in weights):
+        raise ArrayError("token_weights must be finite and at least 0")
+    return weights

@@ -1,0 +1,188 @@
+"""How groups of responses become one batch.
+
+A row holds a prompt and r of its responses, one after the other:
+
+    p p p p | a a a | b b b b b | c c
+
+With r > 1 a tree attention mask lets a token see the prompt and its own response only, and positions restart at
+the end of the prompt, so that every response is computed as if it stood alone while the prompt runs once. With
+r = 1 the model makes its own causal mask. The last token of a response predicts nothing and is left out.
+
+Sharing saves tokens in the linear layers and costs attention over longer rows, so r is chosen per batch by the
+cheaper estimate (`Costs`). This module knows no model beyond those costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from learnalign.gradient.groups import Weighted
+
+
+class Lengths(Protocol):
+    """Anything with a prompt and responses."""
+
+    @property
+    def prompt(self) -> Sequence[int]: ...
+    @property
+    def responses(self) -> Sequence[Sequence[int]]: ...
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What decides how many responses share a copy of their prompt.
+
+    share: whether sharing is possible at all. token, pair: relative costs of a token in the linear layers and of
+    a pair of tokens in attention. window: the longest prompt with response for which the tree mask is exact, such
+    as a sliding window; 0 for no limit.
+    """
+
+    share: bool = False
+    token: float = 1.0
+    pair: float = 0.0
+    window: int = 0
+
+    def together(self, groups: Sequence[Lengths]) -> int:
+        """r, the responses in a row: the cheapest of 1, 2, 4, ... and all; the smaller in a tie."""
+        most = max((len(g.responses) for g in groups), default=1)
+        if not self.share or most < 2 or (self.window and self._longest_path(groups) > self.window):
+            return 1
+        choices = sorted({most, *(1 << k for k in range(most.bit_length()) if 1 << k < most)})
+        return min(choices, key=lambda r: self._cost(groups, r))
+
+    def padded(self, groups: Sequence[Lengths]) -> int:
+        """Padded tokens of the batch that these groups make."""
+        rows, length = grid(groups, self.together(groups))
+        return rows * length
+
+    def _cost(self, groups: Sequence[Lengths], r: int) -> float:
+        rows, length = grid(groups, r)
+        return rows * length * (self.token + length * self.pair)
+
+    def _longest_path(self, groups: Sequence[Lengths]) -> int:
+        return max(len(g.prompt) + max(map(len, g.responses), default=0) for g in groups)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Whole groups as tensors. N response tokens, S groups; a group's rows and tokens stand together, in order."""
+
+    input_ids: Tensor  # int64 [rows, length]
+    attention_mask: Tensor  # int64 [rows, length], or bool [rows, 1, length, length]: who sees whom
+    position_ids: Tensor | None  # int64 [rows, length], given with the 4-D mask
+    predictors: Tensor  # int64 [N]: flat positions whose outputs predict the targets
+    targets: Tensor  # int64 [N]
+    coefficients: Tensor  # float64 [N]
+    token_offsets: list[int]  # S + 1, into the flat positions
+    target_offsets: list[int]  # S + 1, into the targets
+
+
+@dataclass(frozen=True)
+class _Row:
+    prompt: Sequence[int]
+    responses: Sequence[Sequence[int]]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + sum(len(response) - 1 for response in self.responses)
+
+
+def rows_of(group: Lengths, r: int) -> list[_Row]:
+    """The group's rows of at most r responses; responses without tokens need no row."""
+    responses = [response for response in group.responses if len(response)]
+    return [_Row(group.prompt, responses[k : k + r]) for k in range(0, len(responses), r)]
+
+
+def grid(groups: Sequence[Lengths], r: int) -> tuple[int, int]:
+    """Rows and length of the padded batch."""
+    rows = [len(row) for group in groups for row in rows_of(group, r)]
+    return len(rows), max(rows, default=0)
+
+
+def pack(groups: Sequence[Weighted], r: int, device: torch.device | str = "cpu") -> Batch:
+    """Right-padded rows of r responses each. The groups hold no empty responses."""
+    count, length = grid(groups, r)
+    ids = np.zeros((count, length), dtype=np.int64)
+    branches = np.full((count, length), -1, dtype=np.int64)  # 0: prompt, 1 ...: response, -1: padding
+    positions = np.zeros((count, length), dtype=np.int64)
+    predictors: list[np.ndarray] = []
+    targets: list[np.ndarray] = []
+    token_offsets, target_offsets, number = [0], [0], 0
+    for group in groups:
+        for row in rows_of(group, r):
+            _fill(row, ids[number], branches[number], positions[number], number * length, predictors, targets)
+            number += 1
+        token_offsets.append(number * length)
+        target_offsets.append(target_offsets[-1] + sum(map(len, group.responses)))
+    coefficients = np.concatenate([c for group in groups for c in group.coefficients])
+    branch = torch.from_numpy(branches).to(device)
+    return Batch(
+        torch.from_numpy(ids).to(device),
+        (branch >= 0).long() if r == 1 else tree_mask(branch),
+        None if r == 1 else torch.from_numpy(positions).to(device),
+        torch.from_numpy(np.concatenate(predictors)).to(device),
+        torch.from_numpy(np.concatenate(targets)).to(device),
+        torch.from_numpy(coefficients).to(device),
+        token_offsets,
+        target_offsets,
+    )
+
+
+def _fill(
+    row: _Row,
+    ids: np.ndarray,
+    branches: np.ndarray,
+    positions: np.ndarray,
+    flat: int,
+    predictors: list[np.ndarray],
+    targets: list[np.ndarray],
+) -> None:
+    """Write one row in place, and append where its response tokens are predicted, and what they are."""
+    start = len(row.prompt)
+    ids[:start], branches[:start], positions[:start] = row.prompt, 0, np.arange(start)
+    for branch, response in enumerate(row.responses, 1):
+        stop = start + len(response) - 1
+        ids[start:stop], branches[start:stop] = response[:-1], branch
+        positions[start:stop] = len(row.prompt) + np.arange(stop - start)
+        # The prompt's last token predicts the first token of every response.
+        predictors.append(flat + np.r_[len(row.prompt) - 1, start:stop])
+        targets.append(np.asarray(response, dtype=np.int64))
+        start = stop
+
+
+def tree_mask(branch: Tensor) -> Tensor:
+    """bool [rows, 1, length, length]: a token sees what is not after it, in the prompt or in its own branch.
+
+    branch: int64 [rows, length], 0 for the prompt, -1 for padding. Padding sees itself, so that no softmax is
+    empty, and nothing but padding sees it.
+    """
+    length = branch.shape[1]
+    earlier = torch.ones(length, length, dtype=torch.bool, device=branch.device).tril()
+    seen, seeing = branch[:, None, :], branch[:, :, None]
+    return (((seen == 0) | (seen == seeing)) & earlier)[:, None]
+
+
+def batches(groups: Sequence[Lengths], batch_tokens: int, costs: Costs | None = None) -> list[list[int]]:
+    """Groups of like length together, at most `batch_tokens` padded tokens each (a larger group stays alone).
+
+    costs: how prompts are shared; None shares nothing. Returns lists of positions in `groups`. A pure function of
+    its arguments, so that a resumed run makes the same batches, and with them the same rounding, as an
+    uninterrupted one.
+    """
+    costs = costs or Costs()
+
+    def length(i: int) -> tuple[int, int]:
+        return len(groups[i].prompt) + max(map(len, groups[i].responses), default=0), i
+
+    result: list[list[int]] = []
+    for i in sorted(range(len(groups)), key=length):
+        if result and costs.padded([groups[j] for j in [*result[-1], i]]) <= batch_tokens:
+            result[-1].append(i)
+        else:
+            result.append([i])
+    return result
