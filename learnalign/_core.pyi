@@ -60,3 +60,10 @@ def score_rows(
     threads: int,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]: ...
 def top(score: npt.NDArray[np.float64], learnability: npt.NDArray[np.float64], n: int) -> npt.NDArray[np.int64]: ...
+def facility_location(
+    indptr: npt.NDArray[np.int64],
+    indices: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.float32],
+    n: int,
+    points: int,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]: ...
