@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
-#include <queue>
 #include <string>
+#include <utility>
 
 #include "error.hpp"
 
@@ -15,7 +16,22 @@ namespace {
     throw Error(ErrorKind::array, what + " in row " + std::to_string(candidate) + " of the similarities");
 }
 
-void check(const Similarities& similar) {
+// An index with its weight: a gain reads one stream of memory. Weights up to 0 are left out, they never
+// count.
+struct Entry {
+    uint32_t point;
+    float weight;
+};
+
+struct Graph {
+    std::vector<int64_t> begin;  // [candidates + 1], into `entries`
+    std::vector<Entry> entries;
+};
+
+Graph checked_graph(const Similarities& similar) {
+    if (std::max(similar.points, similar.candidates) > std::numeric_limits<uint32_t>::max()) {
+        throw Error(ErrorKind::array, "there may be 4294967295 candidates and as many points at most");
+    }
     const int64_t* indptr = similar.indptr;
     if (indptr[0] != 0 || indptr[similar.candidates] != similar.entries) {
         throw Error(ErrorKind::array, "indptr must begin with 0 and end with " +
@@ -26,8 +42,12 @@ void check(const Similarities& similar) {
     for (int64_t j = 0; j < similar.candidates; ++j) {
         if (indptr[j + 1] < indptr[j]) refuse("indptr must not fall: it does", j);
     }
+    Graph graph;
+    graph.begin.reserve(static_cast<size_t>(similar.candidates) + 1);
+    graph.entries.reserve(static_cast<size_t>(similar.entries));
     std::vector<int64_t> seen_in(static_cast<size_t>(similar.points), -1);
     for (int64_t j = 0; j < similar.candidates; ++j) {
+        graph.begin.push_back(static_cast<int64_t>(graph.entries.size()));
         for (int64_t e = indptr[j]; e < indptr[j + 1]; ++e) {
             const int64_t i = similar.indices[e];
             if (i < 0 || i >= similar.points) {
@@ -38,34 +58,74 @@ void check(const Similarities& similar) {
             if (seen_in[i] == j) refuse("indices must differ, found " + std::to_string(i) + " twice", j);
             seen_in[i] = j;
             if (!std::isfinite(similar.weights[e])) refuse("weights must be finite: NaN or infinity", j);
+            if (similar.weights[e] > 0.0f)
+                graph.entries.push_back({static_cast<uint32_t>(i), similar.weights[e]});
         }
     }
+    graph.begin.push_back(static_cast<int64_t>(graph.entries.size()));
+    return graph;
 }
 
 struct Candidate {
     double gain;
-    int64_t row;
-    int64_t round;  // the number of picks when the gain was computed
+    uint32_t row;
+    uint32_t round;  // the number of picks when the gain was computed
 
-    bool operator<(const Candidate& other) const {  // the largest is picked next
-        return gain != other.gain ? gain < other.gain : row > other.row;
+    bool before(const Candidate& other) const {
+        return gain != other.gain ? gain > other.gain : row < other.row;
     }
+};
+
+// Candidates, the next to look at on top. A gain only falls, so a new one sinks from the top, in one pass;
+// the standard heap would take it out and put it back in.
+class Queue {
+  public:
+    explicit Queue(std::vector<Candidate> candidates) : heap_(std::move(candidates)) {
+        for (size_t k = heap_.size() / 2; k-- > 0;) sink(k);
+    }
+
+    const Candidate& top() const { return heap_.front(); }
+
+    void replace_top(const Candidate& candidate) {
+        heap_.front() = candidate;
+        sink(0);
+    }
+
+    void remove_top() {
+        heap_.front() = heap_.back();
+        heap_.pop_back();
+        if (!heap_.empty()) sink(0);
+    }
+
+  private:
+    void sink(size_t k) {
+        const Candidate moving = heap_[k];
+        for (size_t child; (child = 2 * k + 1) < heap_.size(); k = child) {
+            if (child + 1 < heap_.size() && heap_[child + 1].before(heap_[child])) ++child;
+            if (!heap_[child].before(moving)) break;
+            heap_[k] = heap_[child];
+        }
+        heap_[k] = moving;
+    }
+
+    std::vector<Candidate> heap_;
 };
 
 // What is covered so far, and what a candidate would add.
 class Coverage {
   public:
-    Coverage(const Similarities& similar, const Poll& poll)
-        : similar_(similar), poll_(poll), best_(static_cast<size_t>(similar.points), 0.0f) {}
+    Coverage(Graph graph, int64_t points, const Poll& poll)
+        : graph_(std::move(graph)), poll_(poll), best_(static_cast<size_t>(points), 0.0f) {}
 
     double gain(int64_t candidate) {
+        const Entry *entry = begin(candidate), *end = begin(candidate + 1);
+        work_ += end - entry + 1;
         double sum = 0.0;
-        for (int64_t e = begin(candidate); e < end(candidate); ++e) {
+        for (; entry != end; ++entry) {
             const double better =
-                static_cast<double>(similar_.weights[e]) - static_cast<double>(best_[similar_.indices[e]]);
+                static_cast<double>(entry->weight) - static_cast<double>(best_[entry->point]);
             sum += std::max(better, 0.0);
         }
-        work_ += end(candidate) - begin(candidate) + 1;
         if (work_ > work_between_polls) {
             poll_();
             work_ = 0;
@@ -74,18 +134,16 @@ class Coverage {
     }
 
     void pick(int64_t candidate) {
-        for (int64_t e = begin(candidate); e < end(candidate); ++e) {
-            float& best = best_[similar_.indices[e]];
-            best = std::max(best, similar_.weights[e]);
+        for (const Entry* entry = begin(candidate); entry != begin(candidate + 1); ++entry) {
+            best_[entry->point] = std::max(best_[entry->point], entry->weight);
         }
     }
 
   private:
     static constexpr int64_t work_between_polls = int64_t{1} << 22;  // some milliseconds
-    int64_t begin(int64_t candidate) const { return similar_.indptr[candidate]; }
-    int64_t end(int64_t candidate) const { return similar_.indptr[candidate + 1]; }
+    const Entry* begin(int64_t candidate) const { return graph_.entries.data() + graph_.begin[candidate]; }
 
-    const Similarities& similar_;
+    const Graph graph_;
     const Poll& poll_;
     std::vector<float> best_;
     int64_t work_ = 0;
@@ -123,23 +181,23 @@ Picks facility_location(const Similarities& similar, int64_t n, const Poll& poll
         throw Error(ErrorKind::array, "n must lie between 0 and " + std::to_string(similar.candidates) +
                                           " (the candidates), found " + std::to_string(n));
     }
-    check(similar);
-    Coverage coverage(similar, poll);
+    Coverage coverage(checked_graph(similar), similar.points, poll);
     std::vector<Candidate> first;
     first.reserve(static_cast<size_t>(similar.candidates));
-    for (int64_t j = 0; j < similar.candidates; ++j) first.push_back({coverage.gain(j), j, 0});
-    std::priority_queue<Candidate> queue(std::less<Candidate>(), std::move(first));
+    for (int64_t j = 0; j < similar.candidates; ++j)
+        first.push_back({coverage.gain(j), static_cast<uint32_t>(j), 0});
+    Queue queue(std::move(first));
     Picks picks;
     while (static_cast<int64_t>(picks.rows.size()) < n) {
-        Candidate next = queue.top();
-        queue.pop();
-        const auto round = static_cast<int64_t>(picks.rows.size());
+        const Candidate next = queue.top();
+        const auto round = static_cast<uint32_t>(picks.rows.size());
         if (next.round == round) {
             coverage.pick(next.row);
             picks.rows.push_back(next.row);
             picks.gains.push_back(next.gain);
+            queue.remove_top();
         } else {
-            queue.push({coverage.gain(next.row), next.row, round});
+            queue.replace_top({coverage.gain(next.row), next.row, round});
         }
     }
     return picks;
