@@ -75,7 +75,8 @@ def objective(graph: Graph, candidates: int, picks: Any) -> float:
 def plain_loop(graph: Graph, candidates: int, picks: int) -> list[int]:
     """Every gain for every pick."""
     indptr, indices, weights = graph
-    covered, picked = np.zeros(candidates), []
+    covered = np.zeros(candidates)
+    picked: list[int] = []
     for _ in range(picks):
         added = np.maximum(weights - covered[indices], 0.0)
         gains = np.add.reduceat(added, indptr[:-1])
