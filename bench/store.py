@@ -95,7 +95,7 @@ def raw(path: Path, unit: npt.NDArray[Any], blocks: int) -> None:
     """The floor."""
     with open(path, "wb", buffering=0) as file:
         for _ in range(blocks):
-            file.write(memoryview(unit))
+            file.write(unit.data)
         os.fsync(file.fileno())
     path.unlink()
 
