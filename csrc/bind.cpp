@@ -137,6 +137,31 @@ void fold_band_of(Floats& phi, const Floats& matrices, int64_t first_row, uint32
     fold_band(band, {seed, layer}, dimension, threads, poll_signals, simd_path(), data);
 }
 
+template <class T>
+py::array_t<T> array_of(const std::vector<T>& values) {
+    return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+template <class T>
+using Column = py::array_t<T, py::array::c_style>;
+
+py::tuple facility_location_of(const Column<int64_t>& indptr, const Column<int64_t>& indices,
+                               const Column<float>& weights, int64_t n, int64_t points) {
+    if (indptr.ndim() != 1 || indptr.size() < 1 || indices.ndim() != 1 || weights.ndim() != 1 ||
+        indices.size() != weights.size() || points < 0) {
+        throw Error(ErrorKind::array,
+                    "similarities must be indptr [candidates + 1], indices [entries], weights [entries]");
+    }
+    const Similarities similar{indptr.size() - 1, points,         indices.size(),
+                               indptr.data(),     indices.data(), weights.data()};
+    Picks picks;
+    {
+        const py::gil_scoped_release unlocked;
+        picks = facility_location(similar, n, poll_signals);
+    }
+    return py::make_tuple(array_of(picks.rows), array_of(picks.gains));
+}
+
 py::list ids_of(const RowTable& table, const std::string& where) {
     py::list ids(table.rows());
     uint64_t begin = 0;
@@ -152,11 +177,6 @@ py::list ids_of(const RowTable& table, const std::string& where) {
         begin = table.id_ends[i];
     }
     return ids;
-}
-
-template <class T>
-py::array_t<T> array_of(const std::vector<T>& values) {
-    return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
 // The index of one shard, cut to what its data file holds.
@@ -290,5 +310,7 @@ PYBIND11_MODULE(_core, m) {
     m.def("top", &top_of, py::arg("score").noconvert(), py::arg("learnability").noconvert(), py::arg("n"));
     m.def("fold_band", &fold_band_of, py::arg("phi").noconvert(), py::arg("matrices").noconvert(),
           py::kw_only(), py::arg("first_row"), py::arg("layer"), py::arg("seed"), py::arg("threads"));
+    m.def("facility_location", &facility_location_of, py::arg("indptr").noconvert(),
+          py::arg("indices").noconvert(), py::arg("weights").noconvert(), py::arg("n"), py::arg("points"));
     bind_store(m);
 }

@@ -4,9 +4,6 @@
 namespace learnalign {
 namespace {
 
-inline double load(int8_t x) {
-    return x;
-}
 inline double load(Half x) {
     return half_to_float(x);
 }
@@ -30,8 +27,7 @@ double sum_squares(const void* row, int64_t d) {
 }
 
 template <class T>
-double dot(const void* row, const double* other, int64_t d) {
-    const T* x = static_cast<const T*>(row);
+double dot(const T* x, const double* other, int64_t d) {
     double lane[lanes] = {};
     int64_t k = 0;
     for (; k + lanes <= d; k += lanes) {
@@ -42,13 +38,45 @@ double dot(const void* row, const double* other, int64_t d) {
 }
 
 template <class T>
-void add_scaled(const void* row, double weight, double* total, int64_t d) {
-    const T* x = static_cast<const T*>(row);
-    for (int64_t k = 0; k < d; ++k) total[k] += weight * load(x[k]);
+void dot_two(const void* a, const void* b, const Direction& direction, int64_t d, double* out) {
+    out[0] = dot(static_cast<const T*>(a), direction.values.data(), d);
+    out[1] = b == a ? out[0] : dot(static_cast<const T*>(b), direction.values.data(), d);
 }
 
 template <class T>
-constexpr RowMath table = {sum_squares<T>, dot<T>, add_scaled<T>};
+void add_rows(const void* const* rows, const double* weights, int count, RowSum& sum, const Tile& tile) {
+    double* total = sum.total.data();
+    for (int r = 0; r < count; ++r) {
+        const T* x = static_cast<const T*>(rows[r]);
+        for (int64_t k = tile.begin; k < tile.end; ++k) total[k] += weights[r] * load(x[k]);
+    }
+}
+
+template <class T>
+constexpr RowMath table = {sum_squares<T>, dot_two<T>, add_rows<T>};
+
+double sum_squares_int8(const void* row, int64_t d) {
+    return static_cast<double>(fixed_sum_squares(static_cast<const int8_t*>(row), d));
+}
+
+void dot_two_int8(const void* a, const void* b, const Direction& direction, int64_t d, double* out) {
+    int64_t sums[digits];
+    fixed_dot(static_cast<const int8_t*>(a), direction.fixed, d, sums);
+    out[0] = out[1] = join_digits(sums, direction.fixed.unit);
+    if (b == a) return;
+    fixed_dot(static_cast<const int8_t*>(b), direction.fixed, d, sums);
+    out[1] = join_digits(sums, direction.fixed.unit);
+}
+
+void add_rows_int8(const void* const* rows, const double* weights, int count, RowSum& sum, const Tile& tile) {
+    for (int r = 0; r < count; ++r) {
+        int16_t weight[digits];
+        write_digits(weights[r], sum.fixed.unit, weight);
+        fixed_add(static_cast<const int8_t*>(rows[r]), weight, sum.fixed, tile.begin, tile.end);
+    }
+}
+
+constexpr RowMath int8_table = {sum_squares_int8, dot_two_int8, add_rows_int8};
 
 }  // namespace
 
@@ -60,7 +88,7 @@ const RowMath& row_math(Dtype dtype, Simd path) {
 #endif
     switch (dtype) {
         case Dtype::int8:
-            return table<int8_t>;
+            return int8_table;
         case Dtype::float16:
             return table<Half>;
         case Dtype::float32:

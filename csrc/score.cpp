@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <string>
 
 #include "cpu.hpp"
@@ -11,7 +12,7 @@
 namespace learnalign {
 namespace {
 
-constexpr int64_t block_rows = 256;  // part of the result: sums are rounded block by block
+constexpr int64_t block_rows = fixed_sum_rows;  // part of the result: sums are rounded block by block
 
 enum class RowState : uint8_t { good, zero, not_finite };
 
@@ -75,19 +76,25 @@ const void* usable(const void* row, int64_t d, int exponent, std::vector<double>
     return scratch.data();
 }
 
-// Adds the blocks' sums in the order of the blocks, whoever finishes first.
+// Adds the blocks' sums in the order of the blocks, whoever finishes first. A sum that is early waits here
+// and its thread goes on, unless it is so early that too many would wait.
 class OrderedSum {
   public:
-    OrderedSum(int64_t dimension, const std::atomic<bool>& stop)
-        : total_(static_cast<size_t>(dimension), 0.0), stop_(stop) {}
+    OrderedSum(int64_t dimension, int threads, const std::atomic<bool>& stop)
+        : total_(static_cast<size_t>(dimension), 0.0), most_early_(4 * threads), stop_(stop) {}
 
-    void add(int64_t block, const std::vector<double>& part) {
+    void add(int64_t block, std::vector<double> part) {
         std::unique_lock lock(mutex_);
-        while (!turn_.wait_for(lock, poll_interval, [&] { return next_ == block; })) {
+        while (!turn_.wait_for(lock, poll_interval, [&] { return block < next_ + most_early_; })) {
             if (stop_) return;
         }
-        for (size_t k = 0; k < part.size(); ++k) total_[k] += part[k];
-        ++next_;
+        early_.emplace(block, std::move(part));
+        while (!early_.empty() && early_.begin()->first == next_) {
+            const std::vector<double>& next = early_.begin()->second;
+            for (size_t k = 0; k < total_.size(); ++k) total_[k] += next[k];
+            early_.erase(early_.begin());
+            ++next_;
+        }
         turn_.notify_all();
     }
 
@@ -95,9 +102,11 @@ class OrderedSum {
 
   private:
     std::vector<double> total_;
+    const int64_t most_early_;
     const std::atomic<bool>& stop_;
     std::mutex mutex_;
     std::condition_variable turn_;
+    std::map<int64_t, std::vector<double>> early_;
     int64_t next_ = 0;
 };
 
@@ -138,43 +147,113 @@ struct Job {
     int64_t end_of(int64_t block) const { return std::min(rows, (block + 1) * block_rows); }
 };
 
+// The sum of the weighted rows of one block, in the order of the rows. Some rows are collected while they are
+// in the second-level cache, then added tile by tile of columns, so that the tile's sums stay in the first.
+class BlockSum {
+  public:
+    BlockSum(const Job& job, double weight_unit) : job_(job) {
+        const int64_t d = job.source.dimension;
+        const auto row_bytes = static_cast<int64_t>(item_bytes(job.source.dtype)) * d;
+        most_rows_ = group_rows * std::clamp<int64_t>(cached_bytes / (group_rows * (row_bytes + 1)), 1, 8);
+        sum_.total.resize(static_cast<size_t>(d), 0.0);
+        if (job.source.dtype == Dtype::int8) sum_.fixed = FixedSum(weight_unit, d);
+    }
+
+    void add(const void* row, double weight) {
+        rows_.push_back(row);
+        weights_.push_back(weight);
+        if (static_cast<int64_t>(rows_.size()) == most_rows_) flush();
+    }
+
+    void flush() {
+        const int64_t d = job_.source.dimension, rows = static_cast<int64_t>(rows_.size());
+        for (int64_t begin = 0; begin < d; begin += tile_columns) {
+            const Tile tile{begin, std::min(d, begin + tile_columns), rows * d};
+            for (int64_t r = 0; r < rows; r += group_rows) {
+                const int count = static_cast<int>(std::min<int64_t>(group_rows, rows - r));
+                job_.math.add_rows(&rows_[r], &weights_[r], count, sum_, tile);
+            }
+        }
+        rows_.clear();
+        weights_.clear();
+    }
+
+    std::vector<double> take() {
+        flush();
+        if (job_.source.dtype == Dtype::int8) sum_.fixed.add_to(sum_.total);
+        return std::move(sum_.total);
+    }
+
+  private:
+    static constexpr int64_t cached_bytes = 192 << 10;
+    const Job& job_;
+    int64_t most_rows_;
+    RowSum sum_;
+    std::vector<const void*> rows_;
+    std::vector<double> weights_;
+};
+
 // First pass: every row's length, and sum_j V_j u_j.
 std::vector<double> sum_rows(const Job& job, std::vector<RowLength>& lengths) {
     const int64_t d = job.source.dimension;
+    const double largest = *std::max_element(job.learnability, job.learnability + job.rows);
+    const double weight_unit =
+        fixed_unit(largest);  // an int8 row is no shorter than 1, so no weight is larger
     std::atomic<bool> stop{false};
-    OrderedSum total(d, stop);
+    OrderedSum total(d, job.threads, stop);
     parallel_blocks(job.blocks(), job.threads, job.poll, stop, [&](int64_t block) {
         RowCursor cursor(job.source);
-        std::vector<double> part(static_cast<size_t>(d), 0.0), scratch;
+        BlockSum part(job, weight_unit);
+        std::vector<double> scratch;
         for (int64_t i = block * block_rows; i < job.end_of(block); ++i) {
             const void* row = cursor.at(i);
             lengths[i] = measure(row, d, job.source.dtype, job.math, scratch);
             if (lengths[i].state != RowState::good || job.learnability[i] == 0.0) continue;
-            const double weight = job.learnability[i] / lengths[i].norm;
-            job.math.add_scaled(usable(row, d, lengths[i].exponent, scratch), weight, part.data(), d);
+            part.add(usable(row, d, lengths[i].exponent, scratch), job.learnability[i] / lengths[i].norm);
+            if (lengths[i].exponent != 0) part.flush();  // before the scratch is used again
         }
-        total.add(block, part);
+        total.add(block, part.take());
     });
     return total.take();
 }
 
-// Second pass: every row against the mean.
+struct Result {
+    double* score;
+    double* alignment;
+};
+
+// Second pass: every row against the mean, two at once.
 void dot_rows(const Job& job, const std::vector<RowLength>& lengths, const std::vector<double>& mean,
-              double* score, double* alignment) {
+              Result result) {
     const int64_t d = job.source.dimension;
     const double mean_norm = std::sqrt(row_math(Dtype::float64, Simd::portable).sum_squares(mean.data(), d));
+    const Direction direction{mean, job.source.dtype == Dtype::int8 ? FixedVector(mean) : FixedVector()};
+    const auto write = [&](int64_t i, double dot) {
+        const double projection = dot / lengths[i].norm;
+        result.alignment[i] = std::clamp(projection / mean_norm, -1.0, 1.0);
+        if (job.learnability[i] > 0.0) result.score[i] = job.learnability[i] * projection;
+    };
     std::atomic<bool> stop{false};
     parallel_blocks(job.blocks(), job.threads, job.poll, stop, [&](int64_t block) {
         RowCursor cursor(job.source);
-        std::vector<double> scratch;
+        std::vector<double> scratch[2];
+        int64_t number[2];
+        const void* row[2];
+        int waiting = 0;
+        const auto flush = [&] {
+            double dots[2];
+            if (waiting > 0) job.math.dot_two(row[0], row[waiting - 1], direction, d, dots);
+            for (int w = 0; w < waiting; ++w) write(number[w], dots[w]);
+            waiting = 0;
+        };
         for (int64_t i = block * block_rows; i < job.end_of(block); ++i) {
-            score[i] = alignment[i] = 0.0;
+            result.score[i] = result.alignment[i] = 0.0;
             if (lengths[i].state != RowState::good || mean_norm == 0.0) continue;
-            const void* row = usable(cursor.at(i), d, lengths[i].exponent, scratch);
-            const double projection = job.math.dot(row, mean.data(), d) / lengths[i].norm;
-            alignment[i] = std::clamp(projection / mean_norm, -1.0, 1.0);
-            if (job.learnability[i] > 0.0) score[i] = job.learnability[i] * projection;
+            row[waiting] = usable(cursor.at(i), d, lengths[i].exponent, scratch[waiting]);
+            number[waiting] = i;
+            if (++waiting == 2) flush();
         }
+        flush();
     });
 }
 
@@ -195,7 +274,7 @@ void score_rows(const RowSource& source, const double* learnability, int64_t poo
     std::vector<double> mean = sum_rows(job, lengths);
     refuse_bad_rows(lengths, learnability, zero_rows);
     for (double& m : mean) m /= static_cast<double>(pool);
-    dot_rows(job, lengths, mean, score, alignment);
+    dot_rows(job, lengths, mean, {score, alignment});
 }
 
 }  // namespace learnalign

@@ -3,7 +3,9 @@
 //   u_i = row_i / |row_i|,   z_i = V_i u_i,   m = (1 / pool) sum_j z_j,   score_i = z_i . m,   alignment_i =
 //   cos(u_i, m)
 //
-// Float64 throughout; the same bits for any number of threads, any split into shards and any SIMD path.
+// Float rows: float64 throughout. Int8 rows: exact integers; rounded are the weights V_j / |row_j| and the
+// mean, each once, to multiples of 2^-44 of the largest V and of the largest entry of the mean. The same bits
+// for any number of threads, any split into shards and any SIMD path.
 #pragma once
 
 #include <cstdint>

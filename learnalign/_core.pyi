@@ -69,3 +69,10 @@ def fold_band(
     seed: int,
     threads: int,
 ) -> None: ...
+def facility_location(
+    indptr: npt.NDArray[np.int64],
+    indices: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.float32],
+    n: int,
+    points: int,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]: ...

@@ -166,6 +166,24 @@ def test_stored_rows_against_the_definition(dtype: str) -> None:
     assert result.alignment[:30].all()
 
 
+def test_int8_sums_are_exact_integers() -> None:
+    """So the order of the rows of a block changes no bit of the mean, and extreme weights are as exact."""
+    rng = np.random.default_rng(6)
+    rows = rng.integers(-128, 128, (256, 300)).astype(np.int8)
+    learnability = rng.uniform(0, 0.25, 256)
+    order = rng.permutation(256)
+    one = score_shards([rows], learnability, pool_size=256)
+    other = score_shards([rows[order]], learnability[order], pool_size=256)
+    assert np.array_equal(one.score[order], other.score)
+    for magnitude in (2.0**-400, 2.0**300):  # powers of two change no digit
+        scaled = score_shards([rows], learnability * magnitude, pool_size=256)
+        np.testing.assert_allclose(scaled.alignment, one.alignment, rtol=1e-12)
+    extreme = np.full((256, 20_000), -128, np.int8)  # the largest sums that 32-bit digits must hold
+    same = score_shards([extreme], np.full(256, 0.25), pool_size=256)
+    np.testing.assert_allclose(same.score, 0.0625, rtol=1e-9)
+    np.testing.assert_allclose(same.alignment, 1.0, rtol=1e-12)
+
+
 def test_alignment_is_a_cosine() -> None:
     phi = np.array([[3.0, 0.0], [1e-3, 0.0], [-5.0, 0.0], [0.0, 1.0], [0.0, 0.0]], np.float32)
     result = score_shards([phi], np.array([0.25, 0.25, 0.1, 0.0, 0.25]), pool_size=5)

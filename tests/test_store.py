@@ -1,7 +1,12 @@
-"""The sketch store keeps what it was given, whatever happens: kills, cuts, flipped bits, full disks, hostile files."""
+"""The sketch store keeps what it was given, whatever happens: kills, cuts, flipped bits, full disks, hostile files.
+
+LEARNALIGN_KILLS=200 python -m pytest tests/test_store.py -k killed        a longer run of the kill test
+LEARNALIGN_FUZZ=20000 python -m pytest tests/test_store.py -k any_bytes    a longer search for hostile files
+"""
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import shutil
@@ -26,6 +31,8 @@ from learnalign.store import DTYPES, SketchReader, SketchWriter
 
 PROGRAM = Path(__file__).with_name("store_writer_program.py")
 IDENTITY = {"seed": 7, "policy": "0123abcd"}
+KILLS = int(os.environ.get("LEARNALIGN_KILLS", "40"))
+FLIPS = int(os.environ.get("LEARNALIGN_FLIPS", "10000"))
 SIMD = ["portable", "avx2"] if _core.simd() == "avx2" else ["portable"]
 
 Batch = tuple[list[str], np.ndarray, np.ndarray]
@@ -232,7 +239,7 @@ def test_killed_at_random_instants(tmp_path: Path) -> None:
     whole = files(tmp_path / "whole")
 
     chance, kills, store = random.Random(11), 0, tmp_path / "store"
-    while kills < 15:
+    while kills < KILLS:
         process = run_program(store, dtype)
         time.sleep(chance.uniform(0, seconds / 3))
         process.send_signal(signal.SIGKILL)
@@ -298,19 +305,25 @@ def test_cut_at_every_byte(tmp_path: Path, finished: bool) -> None:
 
 
 def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
+    """Random single bits of every file, one at a time, and every byte of the rows."""
     store = write(tmp_path / "store", [batch_of(number, 2, 5) for number in range(3)], "int8", dimension=5)
     assert problems(store) == []
     chance = random.Random(13)
-    flips = [(path, None) for path in store.iterdir() for _ in range(200)]
-    flips += [(store / "shard-00000.npy", 4096 + byte) for byte in range(30)]
-    for path, byte in flips:
-        content = bytearray(path.read_bytes())
-        where = chance.randrange(len(content)) if byte is None else byte
-        content[where] ^= 1 << chance.randrange(8)
-        original = path.read_bytes()
-        path.write_bytes(content)
-        assert problems(store), f"{path.name}, byte {where}"
-        path.write_bytes(original)
+    original = files(store)
+    flips = [("shard-00000.npy", 4096 + byte) for byte in range(30)]
+    for _ in range(FLIPS):
+        name = chance.choice(list(original))
+        flips.append((name, chance.randrange(len(original[name]))))
+    for name, byte in flips:
+        changed = original[name][byte] ^ 1 << chance.randrange(8)
+        with open(store / name, "rb+") as file:
+            file.seek(byte)
+            file.write(bytes([changed]))
+            file.flush()
+            assert problems(store), f"{name}, byte {byte}"
+            file.seek(byte)
+            file.write(original[name][byte : byte + 1])
+    assert files(store) == original
     assert problems(store) == []
 
 
@@ -399,7 +412,7 @@ def test_a_prompt_id_that_is_not_text(tmp_path: Path) -> None:
         _ = reader.prompt_ids
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=int(os.environ.get("LEARNALIGN_FUZZ", "150")), deadline=None)
 @given(tail=st.binary(max_size=300), keep=st.integers(0, 400), name=st.sampled_from(["index", "json"]))
 def test_any_bytes_open_or_are_refused(
     tmp_path_factory: pytest.TempPathFactory, tail: bytes, keep: int, name: str

@@ -1,0 +1,65 @@
+"""What every bench needs: the machine in words, versions, the best of interleaved runs, and the last line of JSON.
+
+Other work on the machine slows everything down for a while, so what is compared is run in turns and the best time
+of each is kept. This module decides nothing about what is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from typing import Any
+
+from learnalign import _core
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory and how busy it is."""
+    with open("/proc/cpuinfo") as file:
+        model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "unknown")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory),
+        "load": round(os.getloadavg()[0], 1),
+        "simd": _core.simd(),
+        "python": platform.python_version(),
+    }
+
+
+def versions(*names: str) -> dict[str, str | None]:
+    """Installed versions; None where a package is missing."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def best(repeats: int, **runs: Callable[[], object]) -> dict[str, float]:
+    """Seconds of the fastest of `repeats` runs of each, taken in turns."""
+    seconds = dict.fromkeys(runs, float("inf"))
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name] = min(seconds[name], time.perf_counter() - start)
+    return seconds
+
+
+def table(seconds: Mapping[str, float], floor: str) -> None:
+    """One line a run: seconds and the ratio to the floor."""
+    for name, value in seconds.items():
+        print(f"  {name:<28}{value:>10.4f} s{value / seconds[floor]:>9.2f} x {floor}", flush=True)
+
+
+def finish(question: str, result: Mapping[str, Any], *packages: str) -> None:
+    """The last line: everything as one JSON object."""
+    print(json.dumps({"bench": question, **result, "machine": machine(), "versions": versions(*packages)}))

@@ -1,0 +1,83 @@
+#include "fixed.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace learnalign {
+namespace {
+
+constexpr int64_t chunk = 512;  // products of one digit whose sum fits 32 bits: 512 * 2^7 * 2^14 = 2^30
+
+}  // namespace
+
+double fixed_unit(double largest) {
+    if (largest == 0.0) return 0.0;
+    const double unit = std::ldexp(1.0, std::ilogb(largest) + 1 - (digits * digit_bits - 1));
+    return std::max(unit, std::numeric_limits<double>::denorm_min());
+}
+
+void write_digits(double x, double unit, int16_t* out) {
+    int64_t rest = std::llrint(x / unit);
+    for (int t = 0; t + 1 < digits; ++t) {
+        const int64_t digit = ((rest + (int64_t{1} << 14)) & 0x7fff) - (int64_t{1} << 14);
+        out[t] = static_cast<int16_t>(digit);
+        rest = (rest - digit) / (int64_t{1} << digit_bits);
+    }
+    out[digits - 1] = static_cast<int16_t>(rest);
+}
+
+void FixedSum::add_to(std::vector<double>& total) const {
+    const size_t d = total.size();
+    for (size_t k = 0; k < d; ++k) {
+        const int64_t sums[digits] = {columns[k], columns[d + k], columns[2 * d + k]};
+        total[k] += join_digits(sums, unit);
+    }
+}
+
+FixedVector::FixedVector(const std::vector<double>& values) : columns(digits * values.size()) {
+    const size_t d = values.size();
+    double largest = 0.0;
+    for (const double x : values) largest = std::max(largest, std::fabs(x));
+    unit = fixed_unit(largest);
+    for (size_t k = 0; k < d && unit > 0.0; ++k) {
+        int16_t digit[digits];
+        write_digits(values[k], unit, digit);
+        for (int t = 0; t < digits; ++t) columns[t * d + k] = digit[t];
+    }
+}
+
+void fixed_dot(const int8_t* row, const FixedVector& vector, int64_t d, int64_t* sums) {
+    for (int t = 0; t < digits; ++t) {
+        const int16_t* digit = vector.columns.data() + t * d;
+        sums[t] = 0;
+        for (int64_t begin = 0; begin < d; begin += chunk) {
+            const int64_t end = std::min(d, begin + chunk);
+            int32_t sum = 0;
+            for (int64_t k = begin; k < end; ++k) sum += int32_t{row[k]} * digit[k];
+            sums[t] += sum;
+        }
+    }
+}
+
+void fixed_add(const int8_t* row, const int16_t* weight, FixedSum& sum, int64_t begin, int64_t end) {
+    const size_t d = sum.columns.size() / digits;
+    for (int t = 0; t < digits; ++t) {
+        int32_t* column = sum.columns.data() + t * d;
+        const int32_t w = weight[t];
+        for (int64_t k = begin; k < end; ++k) column[k] += w * row[k];
+    }
+}
+
+int64_t fixed_sum_squares(const int8_t* row, int64_t d) {
+    int64_t total = 0;
+    for (int64_t begin = 0; begin < d; begin += chunk) {
+        const int64_t end = std::min(d, begin + chunk);
+        int32_t sum = 0;
+        for (int64_t k = begin; k < end; ++k) sum += int32_t{row[k]} * row[k];
+        total += sum;
+    }
+    return total;
+}
+
+}  // namespace learnalign

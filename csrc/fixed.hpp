@@ -1,0 +1,67 @@
+// One idea: int8 rows against float64 numbers in exact integer arithmetic.
+//
+// A number x becomes the integer round(x / unit), written with three digits to the base 2^15; a digit times
+// an int8 fits 16-bit multipliers, so products and sums are exact integers, the same in any order and on any
+// path. What is rounded is x alone, once, to a multiple of unit = 2^-44 of the power of two above the largest
+// |x|.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace learnalign {
+
+constexpr int digits = 3;
+constexpr int digit_bits = 15;
+constexpr int fixed_group = 8;           // rows that fixed_add_avx2 takes at once
+constexpr int64_t fixed_sum_rows = 256;  // rows in a FixedSum: 256 * 2^7 * 2^14 = 2^29 fits 32 bits
+
+// The power of two that makes every |x| <= largest an integer below 2^44; 0 for largest = 0.
+double fixed_unit(double largest);
+
+// sum_j w_j q_j over at most fixed_sum_rows int8 rows: digit t of column k at [t * d + k].
+struct FixedSum {
+    double unit = 0.0;
+    std::vector<int32_t> columns;
+
+    FixedSum() = default;
+    FixedSum(double unit_of_weights, int64_t d)
+        : unit(unit_of_weights), columns(digits * static_cast<size_t>(d)) {}
+    void add_to(std::vector<double>& total) const;
+};
+
+// A vector of d numbers: digit t of number k at [t * d + k].
+struct FixedVector {
+    double unit = 0.0;
+    std::vector<int16_t> columns;
+
+    FixedVector() = default;
+    explicit FixedVector(const std::vector<double>& values);
+};
+
+// The digits of round(x / unit), lowest first, each in [-2^14, 2^14) but the highest, which holds the rest.
+void write_digits(double x, double unit, int16_t* out);
+
+// Digit sums to a number: (s0 + s1 2^15 + s2 2^30) unit.
+inline double join_digits(const int64_t* sums, double unit) {
+    return ((static_cast<double>(sums[2]) * 32768.0 + static_cast<double>(sums[1])) * 32768.0 +
+            static_cast<double>(sums[0])) *
+           unit;
+}
+
+// sums[t] = row . digit t of the vector.
+void fixed_dot(const int8_t* row, const FixedVector& vector, int64_t d, int64_t* sums);
+// sum += weight * row in columns [begin, end); weights in units of sum.unit, as digits.
+void fixed_add(const int8_t* row, const int16_t* weight, FixedSum& sum, int64_t begin, int64_t end);
+int64_t fixed_sum_squares(const int8_t* row, int64_t d);
+
+// The AVX2 twins (fixed_avx2.cpp), for two and for fixed_group rows at once. The latter fetches what lies
+// `ahead` columns behind meanwhile.
+void fixed_dot_two_avx2(const int8_t* a, const int8_t* b, const FixedVector& vector, int64_t d,
+                        int64_t* sums_a, int64_t* sums_b);
+void fixed_add_avx2(const int8_t* const* rows, const int16_t (*weights)[digits], FixedSum& sum, int64_t begin,
+                    int64_t end, int64_t ahead);
+int64_t fixed_sum_squares_avx2(const int8_t* row, int64_t d);
+
+}  // namespace learnalign
