@@ -24,7 +24,7 @@ demo: .venv/installed
 	$(BIN)/learnalign demo runs/demo
 
 test: .venv/developing
-	$(BIN)/python -P -m pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -P -m pytest
 
 real: .venv/installed
 	$(PIP) install -q $(PIP_ARGS) $(CONSTRAINTS) gguf accelerate

