@@ -78,7 +78,7 @@ def test_the_adding_habit_misleads_exactly_where_there_is_a_carry() -> None:
     rng = Random(0)
     verdicts = []
     for _ in range(500):
-        problem = draw("add", 2, rng)
+        problem = draw("add", 3, rng)
         x, y = problem.text.split("+")
         verdicts.append(any(int(a) + int(b) > 9 for a, b in zip(x[1:], y, strict=True)))  # 3 and 2 digits
         assert problem.misleading == verdicts[-1]
@@ -88,7 +88,7 @@ def test_the_adding_habit_misleads_exactly_where_there_is_a_carry() -> None:
 def test_most_problems_can_mislead() -> None:
     problems = distinct(2800, seed=3)
     misleading = Counter(p.family for p in problems if p.misleading)
-    assert min(misleading[family] for family in FAMILIES) > 0.6 * 400, misleading
+    assert min(misleading[family] for family in FAMILIES) > 0.4 * 400, misleading
 
 
 def test_distinct_problems_are_unique_balanced_and_seeded() -> None:
@@ -109,7 +109,7 @@ def test_a_held_out_set_avoids_the_pool() -> None:
 
 
 def test_asking_for_more_than_there_is_says_so() -> None:
-    everything = frozenset(f"{a} mod {b}" for a in range(10, 300) for b in range(2, 10))
+    everything = frozenset(f"{a} mod {b}" for a in range(10, 100) for b in range(2, 10))
     with pytest.raises(PoolError, match=r"no new 'mod' problem of level 1"):
         distinct(28, seed=0, avoid=everything)
     with pytest.raises(PoolError, match="at least 1, got 0"):
@@ -220,13 +220,13 @@ def test_training_learns() -> None:
 def test_the_second_phase_shows_habits_at_their_rate() -> None:
     def misled(habits: bool) -> Counter[str]:
         wrong: Counter[str] = Counter()
-        for text, response in train.demonstrate(7000, Random(5), habits):
+        for text, response in train.demonstrate(17_000, Random(5), habits):
             if response != solve(text):
                 wrong[(re.findall(r"sort|mod|[*-]", text) or ["other"])[0]] += 1
         return wrong
 
     assert not misled(False)
     wrong = misled(True)
-    expected = 1000 * sum(train.HABIT_RATE["sort"]) / 4  # a seventh of the demonstrations; all but ties mislead
+    expected = 1000 * sum(train.HABIT_RATE["sort"]) / 4  # 4 of 68 demonstrations sort; all but ties mislead
     assert abs(wrong["sort"] - expected) < 60
     assert wrong["mod"] == 0

@@ -14,7 +14,7 @@ def write_pool(path: str | Path, size: int = 1200, seed: int = 0) -> Path:
 
     `answer` is a string; ids are `demo-SEED-ROW`. The bytes depend on `size` and `seed` alone; the 28 kinds of
     problem are equally frequent. Raises PoolError where the generator has fewer distinct problems (from about
-    60,000 on), RunError where the file cannot be written.
+    13,000 on), RunError where the file cannot be written.
     """
     records = [
         {
