@@ -162,7 +162,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, stderr
     assert "interrupted; give the same command again" in stderr
     assert "Traceback" not in stderr
     states = {row["stage"]: row["state"] for row in json.loads(learnalign("status", run, "--json").stdout)["stages"]}

@@ -167,7 +167,7 @@ def test_every_problem_survives_the_tokenizer(shipped: tuple) -> None:
     assert tokenizer("7 é\n")["input_ids"][2:] == [tokenizer.unk_token_id] * 2
 
 
-def test_success_rates_fill_the_range_and_errors_are_habits(shipped: tuple) -> None:
+def test_success_rates_fill_the_range(shipped: tuple) -> None:
     torch.manual_seed(0)
     problems = distinct(168, seed=11)
     texts = train.sample(*shipped, problems)
@@ -185,15 +185,6 @@ def test_success_rates_fill_the_range_and_errors_are_habits(shipped: tuple) -> N
     }
     assert all(value >= 0.07 for value in share.values()), share
     assert 1 - share["never"] - share["always"] >= 0.35, share
-    # Skill competes with habit: where a prompt is sometimes solved, its misses are mostly the habit's answer.
-    misses = [
-        text == p.habit
-        for p, group, count in zip(problems, texts, right, strict=True)
-        if p.misleading and p.family in ("add", "subtract", "multiply", "sort", "sum3") and 0 < count < 8
-        for text in group
-        if text != p.answer
-    ]
-    assert sum(misses) > 0.6 * len(misses)
 
 
 def test_training_runs_and_repeats(tmp_path: Path) -> None:
