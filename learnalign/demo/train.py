@@ -3,8 +3,9 @@
 Two phases on generated arithmetic. First right answers, until a small Llama is competent. Then a few steps on
 demonstrations in which a wrong habit appears at a rate per family and level (`HABIT_RATE`): what remains is a
 policy whose skill is latent, with success rates from 0 to 1, which reinforcement learning can bring out. With the
-shipped settings about one miss in eight is the habit's own answer; the rest of the damage is less orderly. A merely
-under-trained model does not do: policy gradients then find nothing to strengthen. This module does no reinforcement learning and knows nothing of selection.
+shipped settings about one miss in eight is the habit's own answer; the rest of the damage is less orderly. A
+merely under-trained model does not do: policy gradients then find nothing to strengthen. This module does no
+reinforcement learning and knows nothing of selection.
 """
 
 from __future__ import annotations
