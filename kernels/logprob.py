@@ -6,20 +6,20 @@ For hidden states h_t, head weights W [V, D] and targets y_t, with z_tv = h_t . 
     log p_t = l_{t, y_t} - logsumexp_v l_tv
     L = sum_t c_t log p_t,  dL/dz_tv = delta_tv = c_t ([v = y_t] - softmax(l_t)_v) dl_tv/dz_tv
 
-The coefficients c_t are known beforehand, so a block of tokens passes once: product, softmax, delta, and at once
-delta W (the gradient to the hidden states) and the fold of delta^T h (the head's weight gradient). Blocks of tokens
-and not of vocabulary, because the softmax of a whole row needs no second product. Softmax and sums run in float32,
-or in float64 for float64 inputs. Nothing here runs a model, and a bias of the head is not supported.
+The coefficients c_t are known beforehand, or with a KL term from log p_t alone, so a block of tokens passes once:
+product, softmax, delta, and at once delta W (the gradient to the hidden states) and what a caller makes of delta
+(the fold of delta^T h, the head's weight gradient). Blocks of tokens and not of vocabulary, because the softmax of a
+whole row needs no second product. Softmax and sums run in float32, or in float64 for float64 inputs. Nothing here
+runs a model, and a bias of the head is not supported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
 import torch
-from learnalign.kernels.fold import fold_segments
 from torch import Tensor
 
 CACHED_ENTRIES = 1 << 18
@@ -41,6 +41,30 @@ class LogitShape:
 
 
 @dataclass(frozen=True)
+class KLTerm:
+    """The pull of a KL term towards a reference policy: c_t becomes c_t + b_t (pi_ref(y_t) / pi(y_t) - 1).
+
+    That is the gradient of -b_t (pi_ref / pi - log(pi_ref / pi) - 1), GRPO's estimate of the divergence
+    (DeepSeekMath, arXiv 2402.03300, equation 4).
+    """
+
+    weights: Tensor  # [T], b_t
+    reference: Tensor  # [T], log pi_ref(y_t)
+
+    def part(self, tokens: slice) -> KLTerm:
+        """The same of some tokens."""
+        return KLTerm(self.weights[tokens], self.reference[tokens])
+
+    def to(self, dtype: torch.dtype) -> KLTerm:
+        """The same in another dtype."""
+        return KLTerm(self.weights.to(dtype), self.reference.to(dtype))
+
+    def added(self, coefficients: Tensor, log_probabilities: Tensor) -> Tensor:
+        """c_t + b_t (pi_ref / pi - 1)."""
+        return coefficients + self.weights * torch.expm1(self.reference - log_probabilities)
+
+
+@dataclass(frozen=True)
 class HeadPass:
     """What one pass over the head gives; float32, or float64 for float64 inputs."""
 
@@ -56,9 +80,10 @@ def head_pass(
     *,
     memory_bytes: int,
     shape: LogitShape = LogitShape(),
+    kl: KLTerm | None = None,
     consume: Consumer | None = None,
 ) -> HeadPass:
-    """Log-probabilities and the gradient of sum_t c_t log p_t to the hidden states.
+    """Log-probabilities and the gradient of sum_t c_t log p_t, less the KL term, to the hidden states.
 
     hidden: [T, D], weight: [V, D], of one floating dtype. targets: int64 [T] in [0, V). coefficients: [T].
     memory_bytes: bound on the logits and deltas that exist at once; besides them there are the results and 4 MiB of
@@ -67,8 +92,9 @@ def head_pass(
     """
     _check(hidden, weight, targets, coefficients)
     hidden, weight = hidden.detach(), weight.detach()
-    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    on_gpu = hidden.device.type == "cuda" and wide == torch.float32 and bool(find_spec("triton"))
+    wide = _wide(hidden)
+    on_gpu = _has_kernels(hidden)
+    kl = kl and kl.to(wide)
     narrow = hidden.dtype if on_gpu else wide  # of delta: the matrix units' type where there are some
     block = tokens_within(memory_bytes, weight.shape[0], wide.itemsize + (narrow != wide) * narrow.itemsize)
     log_probabilities = hidden.new_empty(len(hidden), dtype=wide)
@@ -77,11 +103,11 @@ def head_pass(
     def one_block(first: int) -> None:  # a function, so that its logits are gone before the next block's are made
         part = slice(first, first + block)
         products = head_products(hidden[part], weight, wide)
-        arguments = (products, targets[part], coefficients[part].to(wide), shape)
+        arguments = (products, targets[part], coefficients[part].to(wide), shape, kl and kl.part(part))
         if on_gpu:
             from learnalign.kernels.logprob_triton import rows_to_delta_triton
 
-            delta, log_probabilities[part] = rows_to_delta_triton(*arguments, narrow)
+            delta, log_probabilities[part] = rows_to_delta_triton(*arguments, dtype=narrow)
         else:
             delta, log_probabilities[part] = rows_to_delta(*arguments)
         gradient[part] = back_products(delta, weight, wide)
@@ -93,33 +119,37 @@ def head_pass(
     return HeadPass(log_probabilities, gradient)
 
 
-def fold_head(
-    phi: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    coefficients: Tensor,
-    offsets: Sequence[int],
-    *,
-    layer: int,
-    seed: int,
-    memory_bytes: int,
-    shape: LogitShape = LogitShape(),
-) -> HeadPass:
-    """`head_pass` that also adds every segment's folded head gradient to its row of phi; see `fold_segments`."""
+def log_probabilities(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, memory_bytes: int, shape: LogitShape = LogitShape()
+) -> Tensor:
+    """log p_t [T], float32 or float64, where no gradient is wanted; arguments and errors as for `head_pass`."""
+    _check(hidden, weight, targets, targets)
+    hidden, weight = hidden.detach(), weight.detach()
+    if _has_kernels(hidden):
+        from learnalign.kernels.logprob_triton import log_probabilities_triton
 
-    def consume(delta: Tensor, first: int) -> None:
-        last = first + len(delta)
-        touched = [s for s in range(len(phi)) if offsets[s] < last and offsets[s + 1] > first]
-        if touched:
-            begin, end = touched[0], touched[-1] + 1
-            inside = [min(max(o, first), last) - first for o in offsets[begin : end + 1]]
-            fold_segments(phi[begin:end], delta, hidden[first:last], inside, layer=layer, seed=seed)
-
-    return head_pass(hidden, weight, targets, coefficients, memory_bytes=memory_bytes, shape=shape, consume=consume)
+        found: Tensor = log_probabilities_triton(hidden, weight, targets, shape)
+        return found
+    wide = _wide(hidden)
+    block = tokens_within(memory_bytes, weight.shape[0], 2 * wide.itemsize)
+    result = hidden.new_empty(len(hidden), dtype=wide)
+    for first in range(0, len(hidden), block):
+        part = slice(first, first + block)
+        logits = shaped(head_products(hidden[part], weight, wide), shape)
+        result[part] = logits.gather(1, targets[part, None]).squeeze(1) - logits.logsumexp(1)
+    return result
 
 
-def rows_to_delta(products: Tensor, targets: Tensor, coefficients: Tensor, shape: LogitShape) -> tuple[Tensor, Tensor]:
+def shaped(products: Tensor, shape: LogitShape) -> Tensor:
+    """l from z, in place."""
+    if shape.cap is None:
+        return products.mul_(shape.scale / shape.temperature)
+    return products.mul_(shape.scale / shape.cap).tanh_().mul_(shape.cap / shape.temperature)
+
+
+def rows_to_delta(
+    products: Tensor, targets: Tensor, coefficients: Tensor, shape: LogitShape, kl: KLTerm | None = None
+) -> tuple[Tensor, Tensor]:
     """Turns z [b, V] into delta, in place. Returns delta and log p [b]. The twin of `rows_to_delta_triton`."""
     log_probabilities = products.new_empty(len(products))
     factor = shape.scale / shape.temperature
@@ -137,7 +167,10 @@ def rows_to_delta(products: Tensor, targets: Tensor, coefficients: Tensor, shape
         picked = rows.gather(1, target)
         top = rows.amax(1, keepdim=True)
         total = rows.sub_(top).exp_().sum(1, keepdim=True)
-        log_probabilities[part] = (picked - top - total.log()).squeeze(1)
+        log_p = picked - top - total.log()
+        log_probabilities[part] = log_p.squeeze(1)
+        if kl is not None:
+            c = kl.part(part).added(c.squeeze(1), log_p.squeeze(1))[:, None]
         rows.mul_(-c / total)
         rows.scatter_add_(1, target, c)
         rows.mul_(factor if slope is None else slope.mul_(factor))
@@ -182,6 +215,15 @@ def tokens_within(memory_bytes: int, vocabulary: int, entry_bytes: int) -> int:
         needed = vocabulary * entry_bytes
         raise ValueError(f"one token's logits take {needed} bytes, memory_bytes is {memory_bytes}: raise it")
     return tokens
+
+
+def _wide(hidden: Tensor) -> torch.dtype:
+    """The dtype of sums and results."""
+    return torch.float64 if hidden.dtype == torch.float64 else torch.float32
+
+
+def _has_kernels(hidden: Tensor) -> bool:
+    return hidden.device.type == "cuda" and hidden.dtype != torch.float64 and bool(find_spec("triton"))
 
 
 def _check(hidden: Tensor, weight: Tensor, targets: Tensor, coefficients: Tensor) -> None:

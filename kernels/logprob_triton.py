@@ -1,7 +1,7 @@
 """GPU kernels of the vocabulary head: softmax rows to deltas, and log-probabilities without any logits in memory.
 
 `rows_to_delta_triton` is the elementwise middle of `logprob.head_pass` (the products around it are cuBLAS's);
-`log_probabilities` is for callers that need no gradient. Neither handles float64.
+`log_probabilities_triton` is for callers that need no gradient. Neither handles float64.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from learnalign.kernels.logprob import LogitShape
+from learnalign.kernels.logprob import KLTerm, LogitShape
 from torch import Tensor
 
 ROW_BLOCK = 4096
@@ -34,9 +34,13 @@ def logit(z, inner, outer, CAPPED: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["inner", "outer"])
-def delta_rows(delta, log_probabilities, products, targets, coefficients, vocabulary, inner, outer,
-               CAPPED: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """One token a program: the row's softmax, then delta [b, V] from products float32 [b, V], both contiguous."""
+def delta_rows(delta, log_probabilities, products, targets, coefficients, kl_weights, kl_reference,
+               vocabulary, inner, outer,
+               CAPPED: tl.constexpr, PULLED: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    """One token a program: the row's softmax, then delta [b, V] from products float32 [b, V], both contiguous.
+
+    With PULLED the coefficient gains the KL term, which needs the softmax's result and nothing else.
+    """
     token = tl.program_id(0).to(tl.int64)
     lanes = tl.arange(0, BLOCK)
     row = products + token * vocabulary
@@ -52,7 +56,10 @@ def delta_rows(delta, log_probabilities, products, targets, coefficients, vocabu
     highest = tl.max(top, axis=0)
     log_total = tl.log(tl.sum(total * tl.exp(top - highest), axis=0)) + highest
     target, c = tl.load(targets + token), tl.load(coefficients + token)
-    tl.store(log_probabilities + token, logit(tl.load(row + target), inner, outer, CAPPED) - log_total)
+    log_p = logit(tl.load(row + target), inner, outer, CAPPED) - log_total
+    tl.store(log_probabilities + token, log_p)
+    if PULLED:
+        c += tl.load(kl_weights + token) * (tl.exp(tl.load(kl_reference + token) - log_p) - 1.0)
     for first in range(0, vocabulary, BLOCK):
         there = first + lanes < vocabulary
         logits = logit(tl.load(row + first + lanes, mask=there, other=0.0), inner, outer, CAPPED)
@@ -111,9 +118,18 @@ def factors(shape: LogitShape) -> tuple[float, float]:
 
 
 def rows_to_delta_triton(
-    products: Tensor, targets: Tensor, coefficients: Tensor, shape: LogitShape, dtype: torch.dtype
+    products: Tensor,
+    targets: Tensor,
+    coefficients: Tensor,
+    shape: LogitShape,
+    kl: KLTerm | None = None,
+    *,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Delta [b, V] in `dtype` and log p [b] from z float32 [b, V]; in place where dtype is float32."""
+    """Delta [b, V] in `dtype` and log p [b] from z float32 [b, V]; in place where dtype is float32.
+
+    coefficients and the tensors of kl: float32 [b].
+    """
     delta = products if dtype == torch.float32 else torch.empty_like(products, dtype=dtype)
     log_probabilities = torch.empty_like(coefficients)
     inner, outer = factors(shape)
@@ -121,16 +137,22 @@ def rows_to_delta_triton(
         return delta, log_probabilities
     with torch.cuda.device_of(products):  # Triton launches on the current device, whatever the tensors say
         delta_rows[(len(products),)](
-            *(delta, log_probabilities, products, targets, coefficients, products.shape[1], inner, outer),
+            *(delta, log_probabilities, products, targets, coefficients),
+            *((kl.weights, kl.reference) if kl else (coefficients, coefficients)),
+            *(products.shape[1], inner, outer),
             CAPPED=shape.cap is not None,
+            PULLED=kl is not None,
             BLOCK=ROW_BLOCK,
             num_warps=8,
         )
     return delta, log_probabilities
 
 
-def log_probabilities(hidden: Tensor, weight: Tensor, targets: Tensor, shape: LogitShape) -> Tensor:
-    """log p, float32 [T], of targets int64 [T] from hidden [T, D] and weight [V, D], both with contiguous rows."""
+def log_probabilities_triton(hidden: Tensor, weight: Tensor, targets: Tensor, shape: LogitShape) -> Tensor:
+    """log p, float32 [T], of targets int64 [T] from hidden [T, D] and weight [V, D], both with contiguous rows.
+
+    No logits in device memory: every program keeps its tile's running maximum and sum.
+    """
     tokens, vocabulary = len(hidden), len(weight)
     settings = TILES[hidden.dtype]
     top = torch.empty(SPLITS, tokens, device=hidden.device)

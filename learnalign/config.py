@@ -89,6 +89,11 @@ class SketchConfig:
     """Divide advantages by the group's standard deviation (GRPO) or not (Dr. GRPO)."""
     responses_used: str = "all"
     """`all`, or `one_correct`: one correct response stands for the group, which costs much fidelity."""
+    kl_beta: float = 0.0
+    """Strength of GRPO's KL term against `reference` (the paper: 0.04). 0 leaves it out, as it vanishes on the
+    reference itself."""
+    reference: str = ""
+    """Reference policy of the KL term: a directory or hub name."""
     space: str = "full"
     """`full` (the weights of the policy) or `lora` (the adapter matrices A and B of a LoRA policy)."""
     share_prompts: bool = True
@@ -160,6 +165,11 @@ def _check_ranges(config: Config) -> None:
     d = config.sketch.dimension
     if not 128 <= d <= 1 << 20 or d & (d - 1):
         raise ConfigError(f"sketch.dimension must be a power of two from 128 to 1048576, found {d}")
+    if not (config.sketch.kl_beta >= 0) or (config.sketch.kl_beta > 0) != bool(config.sketch.reference):
+        raise ConfigError(
+            "a KL term needs sketch.kl_beta > 0 and sketch.reference, found "
+            f"sketch.kl_beta = {config.sketch.kl_beta} and sketch.reference = {config.sketch.reference!r}"
+        )
     if config.sketch.rank < 0:
         raise ConfigError(f"sketch.rank must be 0 (exact gradients) or more, found {config.sketch.rank}")
     if "{problem}" not in config.policy.plain_template:

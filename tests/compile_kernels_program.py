@@ -17,6 +17,7 @@ SHARED_BYTES = {80: 166_912, 90: 232_448, 100: 232_448}
 POINTERS = {"targets": "*i64", "offsets": "*i64", "delta": "*bf16", "x": "*bf16", "hidden": "*bf16", "weight": "*bf16"}
 WIDE_POINTERS = [
     "partial", "phi", "log_probabilities", "products", "coefficients", "top_parts", "total_parts", "target_logits",
+    "kl_weights", "kl_reference",
 ]  # fmt: skip
 BFLOAT16 = torch.bfloat16
 CONSTANTS = {
@@ -30,7 +31,7 @@ CONSTANTS = {
         **fold_triton.SETTINGS[BFLOAT16],
     },
     "add_partials": {"DIMENSION": 8192, "BLOCK": fold_triton.SUM_BLOCK, "DEPTH": fold_triton.SUM_DEPTH},
-    "delta_rows": {"CAPPED": True, "BLOCK": logprob_triton.ROW_BLOCK, "num_warps": 8},
+    "delta_rows": {"CAPPED": True, "PULLED": True, "BLOCK": logprob_triton.ROW_BLOCK, "num_warps": 8},
     "logsumexp_tiles": {"CAPPED": True, "WIDEN": False, **logprob_triton.TILES[BFLOAT16]},
 }
 

@@ -6,8 +6,7 @@ import weakref
 
 import pytest
 import torch
-from learnalign.kernels.fold import fold_segments
-from learnalign.kernels.logprob import LogitShape, fold_head, head_pass, head_products, rows_to_delta
+from learnalign.kernels.logprob import KLTerm, LogitShape, head_pass, head_products, log_probabilities, rows_to_delta
 from torch import Tensor
 
 pytest.importorskip("triton", reason="needs Triton (pip install triton)")
@@ -108,21 +107,6 @@ def test_the_memory_bound_holds(monkeypatch: pytest.MonkeyPatch) -> None:
         head_pass(*arguments, memory_bytes=399)
 
 
-def test_the_head_is_folded_block_by_block() -> None:
-    """Blocks of three tokens that cut through ragged and empty segments give the fold of the whole gradient."""
-    hidden, weight, targets, coefficients = problem(11, 24, 300, torch.float64)
-    offsets = [0, 4, 4, 5, 11]
-    truth = torch.zeros(4, 512, dtype=torch.float64)
-    deltas: list[Tensor] = []
-    head_pass(*(hidden, weight, targets, coefficients), memory_bytes=1 << 20, consume=lambda d, _: deltas.append(d))
-    fold_segments(truth, deltas[0], hidden, offsets, layer=3, seed=4)
-    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
-        phi = torch.zeros(4, 512, dtype=dtype)
-        inputs = (hidden.to(dtype), weight.to(dtype), targets, coefficients)
-        fold_head(phi, *inputs, offsets, layer=3, seed=4, memory_bytes=3 * 300 * dtype.itemsize)
-        torch.testing.assert_close(phi.double(), truth, rtol=0, atol=tolerance * truth.abs().max().item())
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_triton_log_probabilities(shape: LogitShape, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,32 +115,42 @@ def test_triton_log_probabilities(shape: LogitShape, dtype: torch.dtype, monkeyp
     hidden, weight, targets, coefficients = problem(7, 40, 200, dtype)
     truth = by_autograd(hidden.double(), weight.double(), targets, coefficients, shape)[0]
     eager = by_autograd(hidden.float(), weight.float(), targets, coefficients, shape)[0]
-    found = logprob_triton.log_probabilities(hidden.to(DEVICE), weight.to(DEVICE), targets.to(DEVICE), shape).cpu()
+    found = logprob_triton.log_probabilities_triton(
+        hidden.to(DEVICE), weight.to(DEVICE), targets.to(DEVICE), shape
+    ).cpu()
     assert (found - truth).abs().max() <= TOLERANCE * (eager - truth).abs().max() + FLOOR * truth.abs().max()
+    plain = log_probabilities(hidden, weight, targets, memory_bytes=3 * 200 * 8, shape=shape)
+    assert (plain - truth).abs().max() <= TOLERANCE * (eager - truth).abs().max() + FLOOR * truth.abs().max()
 
 
+@pytest.mark.parametrize("pulled", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_triton_deltas(shape: LogitShape, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_triton_deltas(shape: LogitShape, dtype: torch.dtype, pulled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logprob_triton, "ROW_BLOCK", 128)
     hidden, weight, targets, coefficients = problem(5, 24, 300, torch.float64)
     products = hidden @ weight.T
-    truth, log_truth = rows_to_delta(products.float().double(), targets, coefficients, shape)
+    _, log_truth = rows_to_delta(products.float().double(), targets, coefficients, shape)
+    kl = KLTerm(torch.linspace(0, 1, 5).double(), log_truth + torch.linspace(-1, 1, 5)) if pulled else None
+    truth, _ = rows_to_delta(products.float().double(), targets, coefficients, shape, kl)
+    on_device = kl and KLTerm(kl.weights.float().to(DEVICE), kl.reference.float().to(DEVICE))
     delta, log_p = logprob_triton.rows_to_delta_triton(
-        *(products.float().to(DEVICE), targets.to(DEVICE), coefficients.float().to(DEVICE), shape, dtype)
+        *(products.float().to(DEVICE), targets.to(DEVICE), coefficients.float().to(DEVICE), shape, on_device),
+        dtype=dtype,
     )
     assert delta.dtype == dtype
     scale = truth.abs() if dtype != torch.float16 else truth.abs().clamp_min(2.0**-13)  # halves below are subnormal
-    allowed = HALF_STEP[dtype] * scale + 5 * FLOOR * (1 + coefficients.abs()[:, None])
+    size = coefficients.abs() + (0 if kl is None else 3 * kl.weights * log_truth.abs())  # e^1 and the rounding of log p
+    allowed = HALF_STEP[dtype] * scale + 5 * FLOOR * (1 + size[:, None])
     assert ((delta.cpu().double() - truth).abs() <= allowed).all()
     assert (log_p.cpu() - log_truth).abs().max() <= FLOOR * log_truth.abs().max()
 
 
 def test_triton_takes_no_tokens() -> None:
     hidden, weight, targets, coefficients = problem(0, 8, 10, torch.float32)
-    assert len(logprob_triton.log_probabilities(hidden, weight, targets, LogitShape())) == 0
+    assert len(logprob_triton.log_probabilities_triton(hidden, weight, targets, LogitShape())) == 0
     delta, _ = logprob_triton.rows_to_delta_triton(
-        hidden @ weight.T, targets, coefficients.float(), LogitShape(), torch.float32
+        hidden @ weight.T, targets, coefficients.float(), LogitShape(), dtype=torch.float32
     )
     assert delta.shape == (0, 10)
 

@@ -8,7 +8,9 @@ responses of a prompt share and that therefore cancel in a cosine, is
     token      sum_g sum_t m_gt      every token of the group counts alike (DAPO, arXiv 2503.14476)
     constant   G                     responses summed, not averaged (Dr. GRPO, arXiv 2503.20783)
 
-The KL term is left out: it vanishes where the policy is its own reference. This module knows no model.
+A KL term of strength beta against a reference policy adds beta (m_gt / n_g) (pi_ref / pi - 1) to c_gt (the gradient
+of GRPO's estimate of the divergence, DeepSeekMath, equation 4); it vanishes where the policy is its own reference.
+This module knows no model.
 """
 
 from __future__ import annotations
@@ -48,6 +50,15 @@ class Weighted:
     prompt: Sequence[int]
     responses: Sequence[Sequence[int]]
     coefficients: Sequence[np.ndarray]
+    """A_g m_gt / n_g of every token."""
+    kl_weights: Sequence[np.ndarray]
+    """beta m_gt / n_g of every token."""
+
+    def part(self, responses: slice) -> Weighted:
+        """Some of the responses."""
+        return Weighted(
+            self.prompt, self.responses[responses], self.coefficients[responses], self.kl_weights[responses]
+        )
 
 
 def advantages(rewards: Sequence[float], std: bool = True) -> np.ndarray:
@@ -61,28 +72,36 @@ def advantages(rewards: Sequence[float], std: bool = True) -> np.ndarray:
 
 
 def weighted(
-    group: Group, weighting: str = "mean", advantage_std: bool = True, responses_used: str = "all"
+    group: Group,
+    weighting: str = "mean",
+    advantage_std: bool = True,
+    responses_used: str = "all",
+    kl_beta: float = 0.0,
 ) -> Weighted:
     """The group's contributing responses with coefficients c_gt; those whose coefficients are all 0 are left out.
 
     responses_used: `all`, or `one_correct`: only the first response of the highest reward, with the advantage that
-    it has in its group (a shortcut that costs much fidelity). Raises `ArrayError` for a group that is malformed.
+    it has in its group (a shortcut that costs much fidelity). kl_beta: strength of the KL term; a group whose
+    rewards are all equal has no gradient all the same, because such a prompt is not learnable.
+    Raises `ArrayError` for a group that is malformed.
     """
     weights = _token_weights(group)
     a = advantages(group.rewards, advantage_std)
+    pulled = np.full(len(a), kl_beta > 0 and bool(a.any()))
     if responses_used == "one_correct":
-        best = int(np.argmax(group.rewards))
-        a = np.where(np.arange(len(a)) == best, a, 0.0)
-    kept, coefficients = [], []
+        best = np.arange(len(a)) == np.argmax(group.rewards)
+        a, pulled = np.where(best, a, 0.0), pulled & best
+    kept, coefficients, kl_weights = [], [], []
     whole = sum(float(w.sum()) for w in weights)
-    for response, weight, advantage in zip(group.responses, weights, a, strict=True):
+    for response, weight, advantage, pull in zip(group.responses, weights, a, pulled, strict=True):
         own = float(weight.sum())
-        if own == 0 or advantage == 0:
+        if own == 0 or (advantage == 0 and not pull):
             continue
         divisor = {"mean": own * len(a), "token": whole, "constant": len(a)}[weighting]
         kept.append(response)
         coefficients.append(advantage * weight / divisor)
-    return Weighted(group.prompt, kept, coefficients)
+        kl_weights.append(kl_beta * weight / divisor)
+    return Weighted(group.prompt, kept, coefficients, kl_weights)
 
 
 def _token_weights(group: Group) -> list[np.ndarray]:

@@ -15,8 +15,8 @@ cheaper estimate (`Costs`). This module knows no model beyond those costs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -79,8 +79,14 @@ class Batch:
     predictors: Tensor  # int64 [N]: flat positions whose outputs predict the targets
     targets: Tensor  # int64 [N]
     coefficients: Tensor  # float64 [N]
+    kl_weights: Tensor  # float64 [N]
     token_offsets: list[int]  # S + 1, into the flat positions
     target_offsets: list[int]  # S + 1, into the targets
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        moved: Any = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,7 @@ def pack(groups: Sequence[Weighted], r: int, device: torch.device | str = "cpu")
         token_offsets.append(number * length)
         target_offsets.append(target_offsets[-1] + sum(map(len, group.responses)))
     coefficients = np.concatenate([c for group in groups for c in group.coefficients])
+    kl_weights = np.concatenate([w for group in groups for w in group.kl_weights])
     branch = torch.from_numpy(branches).to(device)
     return Batch(
         torch.from_numpy(ids).to(device),
@@ -128,6 +135,7 @@ def pack(groups: Sequence[Weighted], r: int, device: torch.device | str = "cpu")
         torch.from_numpy(np.concatenate(predictors)).to(device),
         torch.from_numpy(np.concatenate(targets)).to(device),
         torch.from_numpy(coefficients).to(device),
+        torch.from_numpy(kl_weights).to(device),
         token_offsets,
         target_offsets,
     )

@@ -1,11 +1,11 @@
-"""Runs the model on a batch: logits where response tokens are predicted, and nowhere else.
+"""Runs the model on a batch: hidden states or logits where response tokens are predicted, and nowhere else.
 
 This module does not tap layers or form the loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -23,6 +23,49 @@ def response_logits(model: Any, batch: Batch) -> Tensor:
 
     The head sees response positions only: no logits for prompt tokens and padding.
     """
+    head = model.get_output_embeddings()
+
+    def only_responses(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+        return (inputs[0].flatten(0, -2)[batch.predictors][None],)
+
+    handle = head.register_forward_pre_hook(only_responses)
+    try:
+        return _run(model, batch).squeeze(0)
+    finally:
+        handle.remove()
+
+
+def hidden_states(model: Any, batch: Batch) -> Tensor:
+    """What the vocabulary head would be given where response tokens are predicted, [N, D]; the head does not run."""
+    seen: list[Tensor] = []
+
+    def keep(inputs: Tensor) -> Tensor:
+        seen.append(inputs.flatten(0, -2)[batch.predictors])
+        return inputs.new_zeros(1, 1, 1)
+
+    with _in_place_of_head(model, keep):
+        _run(model, batch)
+    return seen[0]
+
+
+def with_head_products(model: Any, batch: Batch, products: Tensor) -> Tensor:
+    """The logits that the model makes where its head returns `products` [n], whatever the batch is."""
+    with _in_place_of_head(model, lambda inputs: products[None, None]):
+        return _run(model, batch).flatten()
+
+
+@contextmanager
+def _in_place_of_head(model: Any, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    head = model.get_output_embeddings()
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+def _run(model: Any, batch: Batch) -> Tensor:
+    """The model's logits, with a start for autograd although every weight is frozen."""
     mask = batch.attention_mask
     more = {}
     if batch.position_ids is not None:
@@ -30,23 +73,14 @@ def response_logits(model: Any, batch: Batch) -> Tensor:
         dtype = model_dtype(model)
         mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
         more["position_ids"] = batch.position_ids
-
-    def only_responses(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
-        return (inputs[0].flatten(0, -2)[batch.predictors][None],)
-
-    handles = [
-        # Gives autograd a start although every weight is frozen.
-        model.get_input_embeddings().register_forward_hook(
-            lambda module, inputs, output: output.requires_grad_(torch.is_grad_enabled())
-        ),
-        model.get_output_embeddings().register_forward_pre_hook(only_responses),
-    ]
+    handle = model.get_input_embeddings().register_forward_hook(
+        lambda module, inputs, output: output.requires_grad_(torch.is_grad_enabled())
+    )
     try:
         output = model(input_ids=batch.input_ids, attention_mask=mask, use_cache=False, **more)
     finally:
-        for handle in handles:
-            handle.remove()
-    logits: Tensor = output.logits.squeeze(0)
+        handle.remove()
+    logits: Tensor = output.logits
     return logits
 
 

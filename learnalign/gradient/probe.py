@@ -38,11 +38,19 @@ class Findings:
     unshared: str
 
 
+def sample(model: Any) -> Weighted:
+    """One prompt of three tokens with two responses."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    tokens = [(7 * i + 1) % vocabulary for i in range(10)]
+    responses = [tokens[3:7], tokens[7:]]
+    zeros = [np.zeros(len(r)) for r in responses]
+    return Weighted(tokens[:3], responses, zeros, zeros)
+
+
 def examine(model: Any, taps: Taps, share: bool) -> Findings:
-    """Probe the model on one prompt of three tokens with two responses."""
-    device = model.get_input_embeddings().weight.device
-    group = _sample(model.get_input_embeddings().weight.shape[0])
-    plain = pack([group], 1, device)
+    """Probe the model on `sample`."""
+    group = sample(model)
+    plain = pack([group], 1, model.get_input_embeddings().weight.device)
     with torch.no_grad():
         truth = response_logits(model, plain)
     reached, logits = _reached(model, taps, plain)
@@ -54,12 +62,6 @@ def examine(model: Any, taps: Taps, share: bool) -> Findings:
     if not unshared:
         unshared = _broken_tree(model, group, truth)
     return Findings(layers, _costs(model, layers, not unshared), unshared)
-
-
-def _sample(vocabulary: int) -> Weighted:
-    tokens = [(7 * i + 1) % vocabulary for i in range(10)]
-    responses = [tokens[3:7], tokens[7:]]
-    return Weighted(tokens[:3], responses, [np.zeros(len(r)) for r in responses])
 
 
 def _reached(model: Any, taps: Taps, batch: Batch) -> tuple[set[str], Tensor]:

@@ -5,10 +5,11 @@ without the KL term, which vanishes where the policy is its own reference)
 
     g = grad (1/G) sum_g A_g (1/|y_g|) sum_t log pi(y_gt | prompt, y_g<t),   A_g = (r_g - mean r) / (std r + eps)
 
-(other weightings: see `groups`) and its sketch is phi = fold(g) (see `learnalign.kernels.fold`). The weights stay
-frozen: autograd keeps no layer inputs and makes no weight gradients of its own; taps on every linear layer take
-its inputs in the forward and its output gradients in the backward and fold their product at once. This module does
-not load models or write files.
+(other weightings and the KL term: see `groups`) and its sketch is phi = fold(g) (see `learnalign.kernels.fold`). The
+weights stay frozen: autograd keeps no layer inputs and makes no weight gradients of its own; taps on every linear
+layer take its inputs in the forward and its output gradients in the backward and fold their product at once. The
+vocabulary head runs in blocks of tokens between forward and backward, so that the logits of a batch never exist (see
+`head`). This module does not load models or write files.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,11 +27,13 @@ from torch import Tensor, nn
 
 from learnalign.errors import PolicyError
 from learnalign.gradient.groups import RESPONSES_USED, WEIGHTINGS, Group, Weighted, weighted
+from learnalign.gradient.head import HEAD_BYTES, VocabularyHead, find_head, whole_log_probabilities
 from learnalign.gradient.layers import SPACES, Coverage, coverage, find_layers, is_linear, keys_of
-from learnalign.gradient.packing import batches, pack
-from learnalign.gradient.passes import model_dtype, recomputing, response_logits
-from learnalign.gradient.probe import examine
+from learnalign.gradient.packing import Batch, batches, pack
+from learnalign.gradient.passes import hidden_states, model_dtype, recomputing
+from learnalign.gradient.probe import examine, sample
 from learnalign.gradient.taps import Taps, Target
+from learnalign.kernels.logprob import KLTerm, head_pass
 
 FOLD_VERSION = 2
 """Changes when signs, buckets or what is folded change: sketches of two versions must not meet in one store."""
@@ -45,9 +49,12 @@ class Sketcher:
     temperature: at which responses were sampled; logits are divided by it.
     rank: None folds exact gradients; k folds their random projections to k x k, cheaper and noisier.
     weighting, advantage_std, responses_used: see `groups`. space: "full" or "lora", see `layers`.
+    reference, kl_beta: a second model with the same vocabulary, and the strength of the KL term that pulls towards it
+    (0.04 in the paper); both or neither.
     share_prompts: compute a prompt once for several responses where the model honors that and it is cheaper;
     `unshared` then says why it is not done, or is empty.
     checkpointing: recompute activations in the backward pass instead of keeping them.
+    `head.whole` says why the logits of a batch are all made at once, or is empty where they are not.
     say: takes messages, such as a batch that did not fit into memory; default: `warnings.warn`.
     Raises `PolicyError` where the model has no linear output layer, or an option is unknown.
     """
@@ -64,6 +71,8 @@ class Sketcher:
         advantage_std: bool = True,
         responses_used: str = "all",
         space: str = "full",
+        reference: nn.Module | None = None,
+        kl_beta: float = 0.0,
         share_prompts: bool = True,
         checkpointing: bool = False,
         say: Callable[[str], None] = warnings.warn,
@@ -73,10 +82,16 @@ class Sketcher:
         _check_option("space", space, SPACES)
         if rank is not None and rank < 1:
             raise PolicyError(f"rank must be at least 1, or None for exact gradients, found {rank}")
+        if not kl_beta >= 0 or (kl_beta > 0) != (reference is not None):
+            raise PolicyError(
+                "a KL term needs kl_beta > 0 and a reference policy, found "
+                f"kl_beta = {kl_beta} and {'no' if reference is None else 'a'} reference"
+            )
         causal: Any = model  # transformers' methods are not those of nn.Module
         self.model = causal.eval().requires_grad_(False)
         self.dimension, self.seed, self.temperature = dimension, seed, temperature
         self.weighting, self.advantage_std, self.responses_used = weighting, advantage_std, responses_used
+        self.kl_beta = kl_beta
         self.space, self.checkpointing, self.say = space, checkpointing, say
         self.device = next(self.model.parameters()).device
         head = self.model.get_output_embeddings()
@@ -87,7 +102,20 @@ class Sketcher:
         found = examine(self.model, self.taps, share_prompts)
         self.taps = replace(self.taps, layers=found.layers)
         self.costs, self.unshared = found.costs, found.unshared
+        self.head = self._find_head(self.model)
+        self.reference = None if reference is None else self._find_head(self._checked(reference))
         self._too_many = 0  # padded tokens that once did not fit into memory
+
+    def _checked(self, reference: Any) -> Any:
+        """The reference policy in evaluation mode, if it knows the same tokens."""
+        own, other = (model.get_output_embeddings().weight.shape[0] for model in (self.model, reference))
+        if own != other:
+            raise PolicyError(f"the reference policy must share the policy's vocabulary of {own:,}, found {other:,}")
+        return reference.eval()
+
+    def _find_head(self, model: Any) -> VocabularyHead:
+        probe = pack([sample(self.model)], 1, model.get_input_embeddings().weight.device)
+        return find_head(model, probe, self.temperature)
 
     @property
     def coverage(self) -> Coverage:
@@ -115,7 +143,7 @@ class Sketcher:
         return phi.numpy()
 
     def _weighted(self, group: Group) -> Weighted:
-        return weighted(group, self.weighting, self.advantage_std, self.responses_used)
+        return weighted(group, self.weighting, self.advantage_std, self.responses_used, self.kl_beta)
 
     def _within_memory(self, parts: list[Weighted], wide: torch.dtype) -> Tensor:
         """[len(parts), d] on the CPU. The gradient is a sum over responses, so even one group can be halved."""
@@ -130,8 +158,8 @@ class Sketcher:
             return torch.cat([self._within_memory(some, wide) for some in (parts[:half], parts[half:])])
         (part,) = parts
         half = len(part.responses) // 2
-        halves = [Weighted(part.prompt, part.responses[s], part.coefficients[s]) for s in _cuts(half)]
-        return self._within_memory(halves[:1], wide) + self._within_memory(halves[1:], wide)
+        first, second = part.part(slice(half)), part.part(slice(half, None))
+        return self._within_memory([first], wide) + self._within_memory([second], wide)
 
     def _unless_too_large(self, parts: list[Weighted], wide: torch.dtype) -> Tensor | None:
         """The sketches, or None where memory ran out or is known to run out at this size."""
@@ -160,15 +188,44 @@ class Sketcher:
             stack.enter_context(torch.enable_grad())
             if self.checkpointing:
                 stack.enter_context(recomputing(self.model))
-            stack.enter_context(self.taps.on(target))
-            logits = response_logits(self.model, batch).to(wide) / self.temperature
-            log_probabilities = logits.gather(1, batch.targets[:, None]).squeeze(1) - logits.logsumexp(1)
-            torch.autograd.backward((log_probabilities * batch.coefficients.to(wide)).sum())
+            stack.enter_context(self.taps.on(target, head=self.head.shape is None))
+            if self.head.shape is None:
+                self._backward_from_logits(batch, wide)
+            else:
+                self._backward_from_hidden(batch, target)
         return phi.cpu()
 
+    def _backward_from_hidden(self, batch: Batch, target: Target) -> None:
+        """The head in blocks, outside of autograd; then back through the model from its inputs."""
+        hidden = hidden_states(self.model, batch)
+        assert self.head.shape is not None
+        found = head_pass(
+            hidden,
+            self.head.module.weight,
+            batch.targets,
+            batch.coefficients,
+            memory_bytes=HEAD_BYTES,
+            shape=self.head.shape,
+            kl=self._kl_term(batch),
+            consume=partial(self.taps.fold_head, target, hidden.detach()),
+        )
+        torch.autograd.backward(hidden, found.hidden_gradient.to(hidden.dtype))
 
-def _cuts(half: int) -> tuple[slice, slice]:
-    return slice(None, half), slice(half, None)
+    def _backward_from_logits(self, batch: Batch, wide: torch.dtype) -> None:
+        """The whole model in autograd, for heads that only the model itself can run."""
+        log_probabilities = whole_log_probabilities(self.model, batch, self.temperature)
+        coefficients = batch.coefficients.to(wide)
+        kl = self._kl_term(batch)
+        if kl is not None:
+            coefficients = kl.to(wide).added(coefficients, log_probabilities.detach())
+        torch.autograd.backward((log_probabilities * coefficients).sum())
+
+    def _kl_term(self, batch: Batch) -> KLTerm | None:
+        if self.reference is None:
+            return None
+        device = self.reference.model.get_input_embeddings().weight.device
+        reference = self.reference.log_probabilities(batch.to(device))
+        return KLTerm(batch.kl_weights, reference.to(self.device))
 
 
 def _check_option(name: str, value: str, choices: Sequence[str]) -> None:

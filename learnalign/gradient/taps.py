@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,12 +46,17 @@ class Taps:
     projections: dict[tuple[int, str], Tensor] = field(default_factory=dict)
 
     @contextmanager
-    def on(self, target: Target) -> Iterator[None]:
-        """Every layer tapped, its products going to `target`, until the context ends (after the backward pass)."""
+    def on(self, target: Target, *, head: bool = True) -> Iterator[None]:
+        """Every layer tapped, its products going to `target`, until the context ends (after the backward pass).
+
+        head: whether the vocabulary head is tapped like the others; False where `fold_head` takes its products.
+        """
         in_head = {id(module) for module in self.head.modules()}
         undo: list[Callable[[], None]] = []
         try:
             for layer in self.layers:
+                if layer.module is self.head and not head:
+                    continue
                 offsets = target.target_offsets if id(layer.module) in in_head else target.token_offsets
                 undo.append(self._tap_layer(layer, _Segments(target, layer.name, offsets)))
             yield
@@ -141,6 +147,20 @@ class Taps:
             delta = delta.to(phi.dtype) * scale
         fold_segments(phi, delta, kept, offsets, layer=self.keys[matrix], seed=self.seed)
 
+    def fold_head(self, target: Target, hidden: Tensor, delta: Tensor, first: int) -> None:
+        """Fold the head's products of the response tokens first, first + 1, ...; nothing where it is not a layer.
+
+        hidden: [N, D], the head's inputs at all response tokens. delta: [b, V], of b of them. Tokens of one prompt
+        may come in several calls.
+        """
+        layer = next((layer for layer in self.layers if layer.module is self.head), None)
+        if layer is None:
+            return
+        last = first + len(delta)
+        rows, offsets = segments_within(target.target_offsets, first, last)
+        x = hidden[first:last]
+        self.fold(target.phi[rows], layer.name, delta, self.keep(layer.name, x), x.shape[1], offsets)
+
     def projection(self, matrix: str, side: str, width: int, like: Tensor) -> Tensor:
         """Signs times a power of two near 1/sqrt(k), exact in every dtype: [width, k]; made once. side: in or out."""
         key = self.keys[matrix]
@@ -163,6 +183,16 @@ class Target:
     token_offsets: list[int]
     target_offsets: list[int]
     reached: set[str] = field(default_factory=set)
+
+
+def segments_within(offsets: Sequence[int], first: int, last: int) -> tuple[slice, list[int]]:
+    """The segments that have tokens from first to last, and where they begin and end counted from first.
+
+    offsets: S + 1 rising token numbers; first < last <= offsets[-1].
+    """
+    begin = bisect_right(offsets, first) - 1
+    end = bisect_left(offsets, last)
+    return slice(begin, end), [min(max(o, first), last) - first for o in offsets[begin : end + 1]]
 
 
 @dataclass(frozen=True)

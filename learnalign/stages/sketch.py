@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from torch import nn
 
 from learnalign.gradient import FOLD_VERSION, Group, Sketcher
 from learnalign.policy import load_policy, policy_digest
@@ -24,7 +26,7 @@ Row = tuple[str, float, Group]
 """A prompt's id, success rate, and responses with rewards."""
 WINDOW = 512
 """Prompts among which batches of like length are made; bounds what is in memory."""
-MEANING = ("rank", "weighting", "advantage_std", "responses_used", "space")
+MEANING = ("rank", "weighting", "advantage_std", "responses_used", "space", "kl_beta")
 """Settings beside those of the random map that decide what a sketch is, and not only how it is computed."""
 
 
@@ -36,6 +38,7 @@ def inputs(run: RunDir) -> dict[str, Any]:
         "rewards": run.output("reward", "rewards"),
         "policy": policy_digest(run.config.policy.model),
         "policy.dtype": run.config.policy.dtype,
+        **({"reference": policy_digest(config.reference)} if config.reference else {}),
         "rollout.temperature": run.config.rollout.temperature,
         "sketch.dimension": config.dimension,
         "sketch.seed": config.seed,
@@ -61,6 +64,8 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
         advantage_std=config.advantage_std,
         responses_used=config.responses_used,
         space=config.space,
+        kl_beta=config.kl_beta,
+        reference=_reference(run),
         share_prompts=config.share_prompts,
         checkpointing=config.checkpointing,
         say=lambda text: progress.say(f"{NAME}: {text}"),
@@ -85,8 +90,15 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
         "not_covered": coverage.missing,
         "prompts_shared": not sketcher.unshared,
         "prompts_unshared_because": sketcher.unshared,
+        "logits_whole_because": sketcher.head.whole,
     }
     return Outcome(total, facts=facts)
+
+
+def _reference(run: RunDir) -> nn.Module | None:
+    """The reference policy of the KL term, loaded like the policy."""
+    name = run.config.sketch.reference
+    return load_policy(replace(run.config.policy, model=name)).model if name else None
 
 
 def _sketch(sketcher: Sketcher, groups: list[Group]) -> np.ndarray:
