@@ -44,7 +44,7 @@ SIDE = 16
 """bergson projects the gradient of every module to 16 x 16 and keeps the modules side by side."""
 TEMPERATURE = 0.7
 SEED = 0
-BLOCK_BYTES = 4 << 30
+BLOCK_BYTES = 6 << 30
 BAND = 1 << 21
 """Weights of which all prompts' gradients are held at once."""
 BARS = {"exact": 0.018, "rank 128": 0.023}
@@ -116,7 +116,8 @@ def main() -> None:
     sketcher = Sketcher(policy.model, dimension=DIMENSIONS[0], seed=SEED, temperature=TEMPERATURE)
     chosen = sketcher.taps.layers[-5:] if options.quick else sketcher.taps.layers
     found = Variants(sketcher.taps, len(groups))
-    for block in blocks(chosen, sum(tokens(group) for group in groups)):
+    tokens = sum(sketcher.costs.padded([group]) for group in groups)
+    for block in blocks(chosen, tokens):
         recorder = Recorder(block, sketcher.taps.head, sketcher.taps.keys, SEED)
         full, sketcher.taps = sketcher.taps, recorder
         for group in groups:
@@ -163,11 +164,6 @@ def learnable_groups(policy: Policy, folder: Path, count: int) -> list[Group]:
                 file.write_text(json.dumps(rows))
                 return groups[:count]
     sys.exit(f"bench/fidelity.py: only {len(groups)} of {count} prompts were solved sometimes; nothing was measured")
-
-
-def tokens(group: Group) -> int:
-    """Most tokens of a group through which something flows back."""
-    return len(group.prompt) * len(group.responses) + sum(map(len, group.responses))
 
 
 def blocks(layers: list[Layer] | Any, total_tokens: int) -> Iterator[list[Layer]]:
