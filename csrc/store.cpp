@@ -14,7 +14,7 @@ namespace learnalign {
 namespace {
 
 constexpr uint64_t checked_on_resume = uint64_t{64} << 20;
-constexpr uint64_t encoded_between_polls = uint64_t{16} << 20;
+constexpr uint64_t encoded_between_polls = uint64_t{4} << 20;
 
 std::string shard_stem(uint64_t shard) {
     char name[32];
@@ -137,14 +137,14 @@ StoreWriter::Pending StoreWriter::encode(const std::vector<std::string>& ids, co
         throw Error(ErrorKind::array,
                     "a block of " + std::to_string(rows) + " rows is too large: append fewer");
     }
-    Pending block;
-    block.data.resize(bytes);
+    // Not filled with zeros first: touching new memory takes as long as encoding into it.
+    Pending block{{}, std::make_unique_for_overwrite<uint8_t[]>(bytes), bytes, 0};
     block.table.success_rate.assign(success_rate, success_rate + rows);
     const Simd path = simd_path();
     uint64_t encoded = 0;
     for (size_t i = 0; i < rows; ++i) {
         const RowFacts facts = encode_row(phi + i * shape_.dimension, static_cast<int64_t>(shape_.dimension),
-                                          shape_.dtype, path, block.data.data() + i * row_bytes);
+                                          shape_.dtype, path, block.data.get() + i * row_bytes);
         block.table.norm.push_back(facts.norm);
         block.table.scale.push_back(facts.scale);
         block.table.ids += ids[i];
@@ -173,7 +173,7 @@ void StoreWriter::append(const std::vector<std::string>& ids, const double* succ
                          const Poll& poll) {
     if (ids.empty()) return;
     Pending block = encode(ids, success_rate, phi, poll);
-    const uint64_t bytes = block.data.size();
+    const uint64_t bytes = block.bytes;
     std::unique_lock lock(mutex_);
     const auto has_room = [&] {
         return failed_ || waiting_bytes_ == 0 || waiting_bytes_ + bytes <= queue_bytes_;
@@ -220,7 +220,7 @@ void StoreWriter::work() {
             return;
         }
         for (const Pending& block : group) {
-            waiting_bytes_ -= block.data.size();
+            waiting_bytes_ -= block.bytes;
             committed_rows_ += block.table.rows();
         }
         changed_.notify_all();
@@ -231,9 +231,9 @@ void StoreWriter::work() {
 void StoreWriter::write_group(const std::vector<Pending>& group) {
     std::string records;
     for (const Pending& block : group) {
-        data_file_.write_at(data_header_bytes + block.first_row * shape_.row_bytes(), block.data.data(),
-                            block.data.size());
-        records += block_record(block.table, block.first_row, crc32c(block.data.data(), block.data.size()));
+        data_file_.write_at(data_header_bytes + block.first_row * shape_.row_bytes(), block.data.get(),
+                            block.bytes);
+        records += block_record(block.table, block.first_row, crc32c(block.data.get(), block.bytes));
     }
     data_file_.sync();
     index_file_.write_at(index_end_, records.data(), records.size());

@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -48,7 +49,8 @@ class StoreWriter {
   private:
     struct Pending {
         RowTable table;
-        std::vector<uint8_t> data;
+        std::unique_ptr<uint8_t[]> data;
+        uint64_t bytes;
         uint64_t first_row;
     };
 

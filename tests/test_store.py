@@ -746,6 +746,38 @@ runpy.run_path({str(PROGRAM)!r}, run_name="__main__")
     assert files(tmp_path / "store") == files(tmp_path / "whole")
 
 
+def test_interrupts_are_heard_within_half_a_second(tmp_path: Path) -> None:
+    """While blocks of 128 MB are encoded and written without pause; what was committed stays intact."""
+    code = f"""
+import numpy as np
+from learnalign.store import SketchWriter
+rows = np.ones((2048, 65536), np.float32)
+writer = SketchWriter({str(tmp_path / "store")!r}, dimension=65536, dtype="int8", identity={{}})
+try:
+    for block in range(1000):
+        if block == 1:
+            print("ready", flush=True)
+        writer.append([f"{{block}}/{{i}}" for i in range(2048)], np.ones(2048), rows)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    writer._core.stop()
+"""
+    seconds = []
+    for attempt in range(3):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.05 + 0.1 * attempt)
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "interrupted\n"
+        seconds.append(time.monotonic() - start)
+        assert process.wait() == 0
+        assert SketchReader(tmp_path / "store").check() == []
+        shutil.rmtree(tmp_path / "store")
+    assert min(seconds) < 0.5, seconds  # the best of three: the machine may be busy
+
+
 def test_an_error_of_the_background_thread_stays(tmp_path: Path) -> None:
     """After a failure nothing more is written: append, flush and close all say so."""
     code = f"""
