@@ -2,6 +2,9 @@
 #   make demo     install, run the main job with the policy that ships with the package
 #   make test     install, run the tests
 #   make real     install, fetch SmolLM2-135M-Instruct, select from real problems (LEARNALIGN_DATA: see README)
+#   make sanitize the C++ core under address, undefined-behavior and thread sanitizers
+#   make fuzz     hostile store indexes, for FUZZ_SECONDS (needs clang++: FUZZ_CXX)
+#   make reliability  the long tests of the store: 200 kills, 10,000 flipped bits, 20,000 hostile files
 #   make lint     formatting, linters, types
 #   make dist     wheel and sdist, installed and tried in an environment of their own
 # With a GPU build of torch already installed: make demo VENV_ARGS=--system-site-packages CONSTRAINTS=
@@ -18,7 +21,12 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := pyproject.toml setup.py $(wildcard constraints/*.txt csrc/*.cpp csrc/*.hpp)
 
-.PHONY: demo test real lint format dist clean
+CORE := $(filter-out csrc/bind.cpp,$(wildcard csrc/*.cpp))
+CORE_FLAGS := -std=c++20 -g -O1 -ffp-contract=off -fno-omit-frame-pointer -Wall -Wextra -pthread -Icsrc
+FUZZ_CXX ?= clang++
+FUZZ_SECONDS ?= 600
+
+.PHONY: demo test real sanitize fuzz reliability lint format dist clean
 
 demo: .venv/installed
 	$(BIN)/learnalign demo runs/demo
@@ -30,16 +38,37 @@ real: .venv/installed
 	$(PIP) install -q $(PIP_ARGS) $(CONSTRAINTS) gguf accelerate
 	$(BIN)/python bench/real.py runs/real
 
+sanitize: build/core-address,undefined build/core-thread
+	for program in $^; do \
+	    scratch=$$(mktemp -d) && UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1 $$program $$scratch || exit 1; \
+	    rm -rf $$scratch; \
+	done
+
+build/core-%: csrc/tests/core_test.cpp $(CORE) $(wildcard csrc/*.hpp)
+	mkdir -p build
+	$(CXX) $(CORE_FLAGS) -fsanitize=$* -fno-sanitize-recover=all -o $@ $(filter %.cpp,$^)
+
+fuzz: build/fuzz-index
+	mkdir -p build/corpus
+	build/fuzz-index -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -artifact_prefix=build/ build/corpus
+
+build/fuzz-index: csrc/tests/fuzz_index.cpp $(CORE) $(wildcard csrc/*.hpp)
+	mkdir -p build
+	$(FUZZ_CXX) $(CORE_FLAGS) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $@ $(filter %.cpp,$^)
+
+reliability: .venv/developing
+	LEARNALIGN_KILLS=200 LEARNALIGN_FLIPS=10000 LEARNALIGN_FUZZ=20000 $(BIN)/python -P -m pytest tests/test_store.py
+
 lint: .venv/developing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror csrc/*.cpp csrc/*.hpp
+	$(BIN)/clang-format --dry-run --Werror csrc/*.cpp csrc/*.hpp csrc/tests/*.cpp
 
 format: .venv/developing
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*.cpp csrc/*.hpp
+	$(BIN)/clang-format -i csrc/*.cpp csrc/*.hpp csrc/tests/*.cpp
 
 dist: .venv/developing
 	rm -rf dist build

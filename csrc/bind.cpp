@@ -184,25 +184,35 @@ struct Shard {
     std::string data_path;
     std::string index_path;
     ShardIndex index;
-    uint64_t listed_rows;  // before the cut
-    uint64_t valid_bytes;
+    RowTable missing;  // rows that the data file is too short for
 };
 
 Shard read_shard(const std::string& index_path, const std::string& data_path, uint64_t number,
-                 uint64_t dimension, const std::string& dtype) {
-    const ShardShape shape{number, dimension, dtype_named(dtype)};
+                 uint64_t dimension, const std::string& dtype, uint32_t description_crc) {
+    const ShardShape shape{number, dimension, dtype_named(dtype), description_crc};
     const py::gil_scoped_release unlocked;
-    Shard shard{data_path, index_path, read_index(File::open(index_path, O_RDONLY), shape), 0, 0};
-    shard.listed_rows = shard.index.rows();
-    shard.valid_bytes = shard.index.valid_bytes;
-    shard.index.keep_within(data_path.empty() ? 0 : File::open(data_path, O_RDONLY).size());
+    Shard shard{data_path, index_path, read_index(File::open(index_path, O_RDONLY), shape), {}};
+    const uint64_t data_bytes = data_path.empty() ? 0 : File::open(data_path, O_RDONLY).size();
+    shard.missing = shard.index.drop(shard.index.beyond(data_bytes));
     return shard;
 }
 
-py::list blocks_of(const Shard& shard) {
-    py::list blocks;
-    for (const Block& block : shard.index.blocks) blocks.append(py::make_tuple(block.first_row, block.rows));
+std::vector<std::pair<uint64_t, uint64_t>> blocks_of(const Shard& shard) {
+    std::vector<std::pair<uint64_t, uint64_t>> blocks;
+    for (const Block& block : shard.index.blocks) blocks.emplace_back(block.place.first, block.place.end);
     return blocks;
+}
+
+std::vector<std::pair<uint64_t, uint64_t>> holes_of(const Shard& shard) {
+    std::vector<std::pair<uint64_t, uint64_t>> holes;
+    for (const RowRange& hole : shard.index.holes()) holes.emplace_back(hole.first, hole.end);
+    return holes;
+}
+
+std::vector<std::pair<uint64_t, uint64_t>> bad_bytes_of(const Shard& shard) {
+    std::vector<std::pair<uint64_t, uint64_t>> ranges;
+    for (const ShardIndex::BadBytes& bad : shard.index.bad) ranges.emplace_back(bad.begin, bad.end);
+    return ranges;
 }
 
 std::vector<size_t> damage_of(const Shard& shard) {
@@ -229,8 +239,10 @@ struct Writer {
     StoreWriter core;
     int64_t dimension;
 
-    Writer(const std::string& directory, int descriptor, const ShardShape& shape, uint64_t queue_bytes)
-        : core(directory, descriptor, shape, queue_bytes), dimension(static_cast<int64_t>(shape.dimension)) {}
+    Writer(const std::string& directory, int descriptor, const ShardShape& shape, uint64_t queue_bytes,
+           Verify verify)
+        : core(directory, descriptor, shape, queue_bytes, verify, poll_signals),
+          dimension(static_cast<int64_t>(shape.dimension)) {}
     ~Writer() {
         const py::gil_scoped_release unlocked;
         core.stop();
@@ -238,18 +250,19 @@ struct Writer {
 };
 
 std::unique_ptr<Writer> open_writer(const std::string& directory, int descriptor, uint64_t shard,
-                                    uint64_t dimension, const std::string& dtype, uint64_t queue_bytes) {
-    const ShardShape shape{shard, dimension, dtype_named(dtype)};
+                                    uint64_t dimension, const std::string& dtype, uint32_t description_crc,
+                                    uint64_t queue_bytes, bool verify_everything) {
+    const ShardShape shape{shard, dimension, dtype_named(dtype), description_crc};
     const py::gil_scoped_release unlocked;
-    return std::make_unique<Writer>(directory, descriptor, shape, queue_bytes);
+    return std::make_unique<Writer>(directory, descriptor, shape, queue_bytes,
+                                    verify_everything ? Verify::everything : Verify::recent);
 }
 
 void bind_store(py::module_& m) {
     py::class_<Writer>(m, "StoreWriter")
         .def(py::init(&open_writer), py::arg("directory"), py::arg("index_descriptor"), py::arg("shard"),
-             py::arg("dimension"), py::arg("dtype"), py::arg("queue_bytes"))
-        .def("take_recovered_ids",
-             [](Writer& self) { return ids_of(self.core.take_recovered(), "the sketch index"); })
+             py::arg("dimension"), py::arg("dtype"), py::arg("description_crc"), py::arg("queue_bytes"),
+             py::arg("verify_everything"))
         .def(
             "append",
             [](Writer& self, const std::vector<std::string>& ids, const Doubles& success_rate,
@@ -269,14 +282,17 @@ void bind_store(py::module_& m) {
 
     py::class_<Shard>(m, "Shard")
         .def(py::init(&read_shard), py::arg("index_path"), py::arg("data_path"), py::arg("shard"),
-             py::arg("dimension"), py::arg("dtype"))
+             py::arg("dimension"), py::arg("dtype"), py::arg("description_crc"))
         .def_property_readonly("rows", [](const Shard& self) { return self.index.rows(); })
+        .def_property_readonly("end_row", [](const Shard& self) { return self.index.end_row(); })
         .def_property_readonly("closed", [](const Shard& self) { return self.index.closed; })
-        .def_readonly("listed_rows", &Shard::listed_rows)
-        .def_readonly("valid_bytes", &Shard::valid_bytes)
+        .def_property_readonly("header_valid", [](const Shard& self) { return self.index.header_valid; })
         .def_property_readonly("file_bytes", [](const Shard& self) { return self.index.file_bytes; })
         .def_property_readonly("blocks", &blocks_of)
+        .def_property_readonly("holes", &holes_of)
+        .def_property_readonly("bad_bytes", &bad_bytes_of)
         .def("prompt_ids", [](const Shard& self) { return ids_of(self.index.table, self.index_path); })
+        .def("missing_ids", [](const Shard& self) { return ids_of(self.missing, self.index_path); })
         .def("success_rate", [](const Shard& self) { return array_of(self.index.table.success_rate); })
         .def("norm", [](const Shard& self) { return array_of(self.index.table.norm); })
         .def("scale", [](const Shard& self) { return array_of(self.index.table.scale); })

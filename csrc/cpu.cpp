@@ -4,13 +4,17 @@
 #include <string_view>
 
 #include "error.hpp"
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 namespace learnalign {
 namespace {
 
 bool machine_has_avx2() {
 #if defined(__x86_64__)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+    unsigned eax, ebx, ecx, edx;  // older clang does not know "f16c" by name
+    return __builtin_cpu_supports("avx2") && __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
 #else
     return false;
 #endif

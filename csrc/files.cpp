@@ -1,6 +1,7 @@
 #include "files.hpp"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -81,6 +82,10 @@ void File::write_at(uint64_t offset, const void* bytes, size_t size) const {
 
 void File::truncate(uint64_t size) const {
     if (::ftruncate(descriptor_, static_cast<off_t>(size)) != 0) fail("shorten", path_, errno);
+}
+
+void File::lock() const {
+    if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) fail("lock", path_, errno);
 }
 
 void File::sync() const {

@@ -27,6 +27,7 @@ class File {
     void read_at(uint64_t offset, void* bytes, size_t size) const;  // all of it, or Error(store)
     void write_at(uint64_t offset, const void* bytes, size_t size) const;
     void truncate(uint64_t size) const;
+    void lock() const;  // exclusively, at once, or Error(store)
     void sync() const;  // fdatasync: the bytes and the length
     void close() noexcept;
     void moved_to(const std::string& path) { path_ = path; }

@@ -1,7 +1,10 @@
 #include "journal.hpp"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <cstring>
+#include <map>
 
 #include "crc32c.hpp"
 #include "error.hpp"
@@ -94,43 +97,61 @@ void take_rows(const uint8_t* record, const RecordHead& head, RowTable& table) {
     append(table.ids, ids, end - table.ids.size());
 }
 
-// Valid records at or behind `offset`, up to largest_group. A hostile file gets a bounded number of tries.
-uint64_t count_records(const std::string& bytes, uint64_t offset) {
-    const auto* base = reinterpret_cast<const uint8_t*>(bytes.data());
-    uint64_t found = 0;
-    int tries = 4096;
-    while (offset + record_head_bytes <= bytes.size() && found < largest_group && tries > 0) {
-        RecordHead head;
+// Where the next valid record behind a bad one begins, or the end. A hostile file gets a bounded number of
+// tries.
+uint64_t next_record(const uint8_t* base, uint64_t size, uint64_t offset, int& tries) {
+    RecordHead head;
+    for (offset += 8; offset < size && size - offset >= record_head_bytes && tries > 0; offset += 8) {
         const uint32_t magic = get<uint32_t>(base + offset);
-        if (magic == block_magic || magic == closing_magic) {
-            --tries;
-            if (read_head(base + offset, bytes.size() - offset, head)) {
-                ++found;
-                offset += head.bytes;
-                continue;
-            }
-        }
-        offset += 8;
+        if (magic != block_magic && magic != closing_magic) continue;
+        if (read_head(base + offset, size - offset, head)) return offset;
+        --tries;
     }
-    return found;
+    return size;
 }
 
-void check_header(const uint8_t* p, const std::string& path, const ShardShape& expected) {
-    if (std::memcmp(p, index_magic, 8) != 0 || crc32c(p, 60) != get<uint32_t>(p + 60)) {
-        throw Error(ErrorKind::corrupt,
-                    path +
-                        " does not begin with the header of a sketch index: its first 64 bytes "
-                        "are damaged, or it is another file; restore it or delete the store");
+// True for the header of this very shard, false for a damaged one.
+bool check_header(const uint8_t* p, const std::string& path, const ShardShape& expected) {
+    if (std::memcmp(p, index_magic, 8) != 0 || crc32c(p, 60) != get<uint32_t>(p + 60)) return false;
+    const std::string wanted = index_header(expected);
+    struct Field {
+        const char* name;
+        size_t offset, bytes;
+    };
+    static constexpr Field fields[] = {
+        {"format version", 8, 4},        {"dtype", 12, 4}, {"dimension", 16, 8}, {"shard number", 24, 8},
+        {"crc32c of store.json", 32, 4},
+    };
+    std::string differences;
+    for (const Field& field : fields) {
+        uint64_t found = 0, asked = 0;
+        std::memcpy(&found, p + field.offset, field.bytes);
+        std::memcpy(&asked, wanted.data() + field.offset, field.bytes);
+        if (found != asked) {
+            differences += std::string(differences.empty() ? "" : "; ") + field.name + " " +
+                           std::to_string(found) + " -> " + std::to_string(asked);
+        }
     }
-    // Whoever opens a store compares its version and shape in store.json first, so a difference here is
-    // damage.
-    if (index_header(expected).compare(0, 60, reinterpret_cast<const char*>(p), 60) != 0) {
-        throw Error(ErrorKind::corrupt,
-                    path +
-                        " was written for another store (its header disagrees with store.json); "
-                        "restore the right file or delete the store");
-    }
+    if (differences.empty()) return true;
+    throw Error(ErrorKind::corrupt, path +
+                                        " was written for another store (stored -> expected: " + differences +
+                                        "): put the right file in its place or delete the store");
 }
+
+// Blocks that do not overlap, by first row.
+class Placement {
+  public:
+    bool place(const RowRange& range) {
+        const auto next = end_of_.lower_bound(range.first);
+        if (next != end_of_.end() && next->first < range.end) return false;
+        if (next != end_of_.begin() && std::prev(next)->second > range.first) return false;
+        end_of_.emplace_hint(next, range.first, range.end);
+        return true;
+    }
+
+  private:
+    std::map<uint64_t, uint64_t> end_of_;
+};
 
 }  // namespace
 
@@ -151,6 +172,7 @@ std::string index_header(const ShardShape& shape) {
     append(header, &shape.dtype, 4);
     append(header, &shape.dimension, 8);
     append(header, &shape.shard, 8);
+    append(header, &shape.description_crc, 4);
     header.resize(index_header_bytes - crc_bytes, '\0');
     seal(header);
     return header;
@@ -179,8 +201,8 @@ std::string block_record(const RowTable& block, uint64_t first_row, uint32_t dat
     return record;
 }
 
-std::string closing_record(uint64_t rows, uint32_t header_crc) {
-    const RecordHead head{closing_magic, header_crc, record_head_bytes + 8, rows, 0};
+std::string closing_record(uint64_t end_row, uint32_t header_crc) {
+    const RecordHead head{closing_magic, header_crc, record_head_bytes + 8, end_row, 0};
     std::string record;
     append(record, &head, sizeof(head));
     record.resize(record_head_bytes + 8 - crc_bytes, '\0');
@@ -188,26 +210,121 @@ std::string closing_record(uint64_t rows, uint32_t header_crc) {
     return record;
 }
 
-void ShardIndex::keep_blocks(size_t count) {
-    if (count >= blocks.size()) return;
-    closed = false;
-    blocks.resize(count);
-    valid_bytes = count > 0 ? blocks.back().record_end : index_header_bytes;
-    const uint64_t rows = count > 0 ? blocks.back().first_row + blocks.back().rows : 0;
-    table.success_rate.resize(rows);
-    table.norm.resize(rows);
-    table.scale.resize(rows);
-    table.id_ends.resize(rows);
-    table.ids.resize(rows > 0 ? table.id_ends.back() : 0);
+void RowTable::append(const RowTable& other, uint64_t begin, uint64_t end) {
+    const auto extend = [&](auto& to, const auto& from) {
+        to.insert(to.end(), from.begin() + static_cast<int64_t>(begin),
+                  from.begin() + static_cast<int64_t>(end));
+    };
+    extend(success_rate, other.success_rate);
+    extend(norm, other.norm);
+    extend(scale, other.scale);
+    uint64_t from = begin > 0 ? other.id_ends[begin - 1] : 0;
+    for (uint64_t i = begin; i < end; ++i) {
+        ids.append(other.ids, from, other.id_ends[i] - from);
+        id_ends.push_back(ids.size());
+        from = other.id_ends[i];
+    }
 }
 
-void ShardIndex::keep_within(uint64_t data_bytes) {
+std::vector<RowRange> ShardIndex::holes() const {
+    std::vector<RowRange> found;
+    uint64_t end = 0;
+    for (const Block& block : blocks) {
+        if (block.place.first > end) found.push_back({end, block.place.first});
+        end = block.place.end;
+    }
+    return found;
+}
+
+uint64_t ShardIndex::records_end() const {
+    if (!header_valid) return 0;
+    uint64_t end = index_header_bytes;
+    for (const Block& block : blocks) {
+        if (block.record_begin != end) return 0;
+        end = block.record_end;
+    }
+    return end;
+}
+
+RowTable ShardIndex::drop(const std::vector<size_t>& numbers) {
+    RowTable dropped, kept;
+    if (numbers.empty()) return dropped;
+    closed = false;
+    std::vector<Block> kept_blocks;
+    auto next = numbers.begin();
+    uint64_t row = 0;
+    for (size_t b = 0; b < blocks.size(); ++b) {
+        const bool drop = next != numbers.end() && *next == b;
+        const uint64_t end = row + blocks[b].place.rows();
+        (drop ? dropped : kept).append(table, row, end);
+        if (drop) {
+            ++next;
+        } else {
+            kept_blocks.push_back(blocks[b]);
+        }
+        row = end;
+    }
+    blocks = std::move(kept_blocks);
+    table = std::move(kept);
+    return dropped;
+}
+
+std::vector<size_t> ShardIndex::beyond(uint64_t data_bytes) const {
     const uint64_t whole_rows =
         data_bytes > data_header_bytes ? (data_bytes - data_header_bytes) / shape.row_bytes() : 0;
-    size_t count = blocks.size();
-    while (count > 0 && blocks[count - 1].first_row + blocks[count - 1].rows > whole_rows) --count;
-    keep_blocks(count);
+    std::vector<size_t> numbers;
+    for (size_t b = 0; b < blocks.size(); ++b) {
+        if (blocks[b].place.end > whole_rows) numbers.push_back(b);
+    }
+    return numbers;
 }
+
+namespace {
+
+// The records of an index in the order of the file: what is valid goes to `index.blocks`, the rest to
+// `index.bad`.
+void walk_records(const uint8_t* base, uint64_t size, ShardIndex& index) {
+    const uint64_t row_bytes = index.shape.row_bytes();
+    Placement placement;
+    uint64_t offset = index_header_bytes, closing_row = 0;
+    uint32_t closing_crc = 0;
+    bool ends_closed = false;
+    int tries = 4096;
+    while (offset < size) {
+        RecordHead head;
+        const uint8_t* p = base + offset;
+        uint64_t end_row = 0, end_byte = 0;
+        const bool valid = read_head(p, size - offset, head) &&
+                           !__builtin_add_overflow(head.first_row, head.rows, &end_row) &&
+                           !__builtin_mul_overflow(end_row, row_bytes, &end_byte) &&
+                           (head.magic == closing_magic || placement.place({head.first_row, end_row}));
+        if (!valid) {
+            --tries;
+            const uint64_t next = next_record(base, size, offset, tries);
+            index.bad.push_back({offset, next});
+            offset = next;
+            ends_closed = false;
+            continue;
+        }
+        ends_closed = head.magic == closing_magic;
+        if (ends_closed) {
+            closing_row = head.first_row;
+            closing_crc = head.data_crc;
+            if (offset + head.bytes < size) index.bad.push_back({offset, offset + head.bytes});
+        } else {
+            index.blocks.push_back({{head.first_row, end_row}, head.data_crc, offset, offset + head.bytes});
+        }
+        offset += head.bytes;
+    }
+    std::sort(index.blocks.begin(), index.blocks.end(),
+              [](const Block& a, const Block& b) { return a.place.first < b.place.first; });
+    if (!ends_closed) return;
+    const std::string header = data_header(index.end_row(), index.shape.dimension, index.shape.dtype);
+    index.closed = closing_row == index.end_row() && closing_crc == crc32c(header.data(), header.size());
+    if (!index.closed) index.bad.push_back({size - record_head_bytes - 8, size});
+}
+
+}  // namespace
 
 ShardIndex read_index(const File& file, const ShardShape& expected) {
     if (expected.dimension == 0 || expected.dimension > largest_dimension) {
@@ -217,32 +334,44 @@ ShardIndex read_index(const File& file, const ShardShape& expected) {
     ShardIndex index;
     index.shape = expected;
     index.file_bytes = file.size();
-    if (index.file_bytes < index_header_bytes) return index;
+    if (index.file_bytes < index_header_bytes) {
+        if (index.file_bytes > 0) index.bad.push_back({0, index.file_bytes});
+        return index;
+    }
     std::string bytes(index.file_bytes, '\0');
     file.read_at(0, bytes.data(), bytes.size());
     const auto* base = reinterpret_cast<const uint8_t*>(bytes.data());
-    check_header(base, file.path(), expected);
-
-    uint64_t offset = index_header_bytes;
-    RecordHead head;
-    while (!index.closed && read_head(base + offset, bytes.size() - offset, head) &&
-           head.first_row == index.rows()) {
-        if (head.magic == closing_magic) {
-            const std::string header = data_header(index.rows(), expected.dimension, expected.dtype);
-            if (head.data_crc != crc32c(header.data(), header.size())) break;
-            index.closed = true;
-        } else {
-            take_rows(base + offset, head, index.table);
-            index.blocks.push_back({head.first_row, head.rows, head.data_crc, offset, offset + head.bytes});
-        }
-        offset += head.bytes;
+    index.header_valid = check_header(base, file.path(), expected);
+    walk_records(base, bytes.size(), index);
+    if (!index.header_valid && index.blocks.empty()) {
+        throw Error(ErrorKind::corrupt,
+                    file.path() +
+                        " is no sketch index: its first 64 bytes are damaged and no record follows, "
+                        "or it is another file; restore it or delete the store");
     }
-    index.valid_bytes = offset;
-    if (offset < bytes.size()) {
-        index.closed = false;
-        index.good_records_behind = count_records(bytes, offset);
+    for (const Block& block : index.blocks) {
+        const RecordHead head = get<RecordHead>(base + block.record_begin);
+        take_rows(base + block.record_begin, head, index.table);
     }
+    index.closed = index.closed && index.header_valid && index.bad.empty();
     return index;
+}
+
+File rewrite_index(const File& old, const ShardIndex& index) {
+    const std::string partial = old.path() + ".partial";
+    File file = File::open(partial, O_RDWR | O_CREAT | O_TRUNC);
+    file.lock();
+    std::string bytes = index_header(index.shape);
+    for (const Block& block : index.blocks) {
+        const size_t begin = bytes.size();
+        bytes.resize(begin + (block.record_end - block.record_begin));
+        old.read_at(block.record_begin, bytes.data() + begin, bytes.size() - begin);
+    }
+    file.write_at(0, bytes.data(), bytes.size());
+    file.sync();
+    rename_file(partial, old.path());
+    file.moved_to(old.path());
+    return file;
 }
 
 std::vector<size_t> damaged_blocks(const File& data, const ShardIndex& index, size_t first,
@@ -251,8 +380,8 @@ std::vector<size_t> damaged_blocks(const File& data, const ShardIndex& index, si
     std::vector<uint8_t> buffer(size_t{1} << 20);
     for (size_t b = first; b < index.blocks.size(); ++b) {
         const Block& block = index.blocks[b];
-        uint64_t offset = data_header_bytes + block.first_row * index.shape.row_bytes();
-        uint64_t left = block.rows * index.shape.row_bytes();
+        uint64_t offset = data_header_bytes + block.place.first * index.shape.row_bytes();
+        uint64_t left = block.place.rows() * index.shape.row_bytes();
         uint32_t crc = 0;
         while (left > 0) {
             const auto part = static_cast<size_t>(std::min<uint64_t>(left, buffer.size()));

@@ -24,13 +24,21 @@ struct ShardShape {
     uint64_t shard = 0;
     uint64_t dimension = 0;
     Dtype dtype = Dtype::float16;
+    uint32_t description_crc = 0;  // of store.json: what the rows were made with
 
     uint64_t row_bytes() const { return dimension * item_bytes(dtype); }
 };
 
+// Rows [first, end) of a data file.
+struct RowRange {
+    uint64_t first;
+    uint64_t end;
+
+    uint64_t rows() const { return end - first; }
+};
+
 struct Block {
-    uint64_t first_row;
-    uint64_t rows;
+    RowRange place;
     uint32_t data_crc;
     uint64_t record_begin;  // in the index
     uint64_t record_end;
@@ -45,35 +53,51 @@ struct RowTable {
     std::vector<uint64_t> id_ends;  // into `ids`
 
     uint64_t rows() const { return scale.size(); }
+    void append(const RowTable& other, uint64_t begin, uint64_t end);
 };
 
 std::string index_header(const ShardShape& shape);
 // The record that commits all rows of `block` as rows first_row, first_row + 1, ... of the shard.
 std::string block_record(const RowTable& block, uint64_t first_row, uint32_t data_crc);
-std::string closing_record(uint64_t rows, uint32_t header_crc);
+std::string closing_record(uint64_t end_row, uint32_t header_crc);
 
 struct ShardIndex {
+    struct BadBytes {
+        uint64_t begin;
+        uint64_t end;
+    };
+
     ShardShape shape;
-    std::vector<Block> blocks;
-    RowTable table;
-    bool closed = false;       // ends in a closing record, with nothing behind it
-    uint64_t valid_bytes = 0;  // length of the valid prefix
+    std::vector<Block> blocks;  // in the order of their rows, none overlapping another
+    RowTable table;             // their rows, in that order
+    bool closed = false;        // ends in a closing record, and nothing is damaged or was dropped
+    bool header_valid = false;
+    std::vector<BadBytes> bad;  // bytes behind the header that are no valid record
     uint64_t file_bytes = 0;
-    uint64_t good_records_behind =
-        0;  // valid records behind the first bad byte (counted up to largest_group)
 
     uint64_t rows() const { return table.rows(); }
-    // Drops blocks so that `count` remain; a shortened index is no longer closed.
-    void keep_blocks(size_t count);
-    // Drops the blocks that a data file of this length does not hold in full.
-    void keep_within(uint64_t data_bytes);
+    uint64_t end_row() const { return blocks.empty() ? 0 : blocks.back().place.end; }
+    // Row ranges before end_row() that no block covers: they were set aside.
+    std::vector<RowRange> holes() const;
+    // The file begins with the header and the records of `blocks` in their order; returns where they end, or
+    // 0 where that is not so.
+    uint64_t records_end() const;
+    // Drops the blocks with these ascending numbers and returns their rows.
+    RowTable drop(const std::vector<size_t>& numbers);
+    // Numbers of the blocks that a data file of this length does not hold in full.
+    std::vector<size_t> beyond(uint64_t data_bytes) const;
 };
 
-// Throws Error(corrupt) when the header is damaged, Error(store) when the file cannot be read. A file shorter
-// than its header is an empty index: its creation was interrupted.
+// Every valid record of the file, whatever lies between. Throws Error(corrupt) when the file is no index, or
+// another store's; Error(store) when it cannot be read. One shorter than a header is an empty index: its
+// creation was interrupted.
 ShardIndex read_index(const File& file, const ShardShape& expected);
 
-// Numbers of the blocks in [first, end) whose bytes in the data file do not match their checksum.
+// Puts a new index in the place of `old`, with the header and the records of `blocks` in their order: whole
+// or not at all. It is locked before anyone else can open it.
+File rewrite_index(const File& old, const ShardIndex& index);
+
+// Numbers of the blocks from number `first` on whose bytes in the data file do not match their checksum.
 std::vector<size_t> damaged_blocks(const File& data, const ShardIndex& index, size_t first, const Poll& poll);
 
 }  // namespace learnalign

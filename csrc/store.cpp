@@ -14,6 +14,7 @@ namespace learnalign {
 namespace {
 
 constexpr uint64_t checked_on_resume = uint64_t{64} << 20;
+constexpr uint64_t encoded_between_polls = uint64_t{4} << 20;
 
 std::string shard_stem(uint64_t shard) {
     char name[32];
@@ -23,10 +24,11 @@ std::string shard_stem(uint64_t shard) {
 
 }  // namespace
 
-StoreWriter::StoreWriter(std::string directory, int index_descriptor, ShardShape shape, uint64_t queue_bytes)
+StoreWriter::StoreWriter(std::string directory, int index_descriptor, ShardShape shape, uint64_t queue_bytes,
+                         Verify verify, const Poll& poll)
     : directory_(std::move(directory)), shape_(shape), queue_bytes_(queue_bytes) {
     index_file_ = File::duplicate(index_descriptor, directory_ + "/" + shard_stem(shape.shard) + ".index");
-    recover();
+    recover(verify, poll);
 }
 
 StoreWriter::~StoreWriter() {
@@ -37,57 +39,57 @@ std::string StoreWriter::data_path(bool finished) const {
     return directory_ + "/" + shard_stem(shape_.shard) + (finished ? ".npy" : ".npy.unfinished");
 }
 
-// Finds out what is committed. The files of a complete shard stay as they are until a block is appended.
-void StoreWriter::recover() {
+// Finds out what is committed and intact. The files of a complete shard stay as they are until a block is
+// appended.
+void StoreWriter::recover(Verify verify, const Poll& poll) {
     index_ = read_index(index_file_, shape_);
-    if (index_.good_records_behind >= largest_group) {
-        throw Error(ErrorKind::corrupt,
-                    index_file_.path() + " is damaged at byte " + std::to_string(index_.valid_bytes) +
-                        " with good records behind it, which no interrupted write leaves: restore "
-                        "the file, or delete the store to compute it again");
-    }
     const bool final_name = file_exists(data_path(true));
     if (final_name && file_exists(data_path(false))) {
         throw Error(ErrorKind::store, directory_ + " holds both " + shard_stem(shape_.shard) + ".npy and " +
                                           shard_stem(shape_.shard) +
                                           ".npy.unfinished: delete the one that does not belong");
     }
-    if (!final_name && !file_exists(data_path(false))) {
-        if (index_.rows() > 0) {
-            throw Error(ErrorKind::store, data_path(true) + " is missing although its index lists " +
-                                              std::to_string(index_.rows()) +
-                                              " rows: restore it or delete the store");
-        }
-    } else {
+    if (final_name || file_exists(data_path(false))) {
         data_file_ = File::open(data_path(final_name), O_RDWR);
-        index_.keep_within(data_file_.size());
-        size_t first = index_.blocks.size();
+        index_.drop(index_.beyond(data_file_.size()));
+        size_t first = verify == Verify::everything ? 0 : index_.blocks.size();
         for (uint64_t seen = 0; first > 0 && seen < checked_on_resume;) {
-            seen += index_.blocks[--first].rows * shape_.row_bytes();
+            seen += index_.blocks[--first].place.rows() * shape_.row_bytes();
         }
-        const std::vector<size_t> damaged = damaged_blocks(data_file_, index_, first, [] {});
-        if (!damaged.empty()) index_.keep_blocks(damaged.front());
+        index_.drop(damaged_blocks(data_file_, index_, first, poll));
+    } else if (index_.rows() > 0) {
+        throw Error(ErrorKind::store, data_path(true) + " is missing although its index lists " +
+                                          std::to_string(index_.rows()) +
+                                          " rows: restore it or delete the store");
     }
-    appended_rows_ = committed_rows_ = index_.rows();
-    finished_ = final_name && index_.closed;
+    committed_rows_ = index_.rows();
+    end_row_ = index_.end_row();
+    holes_ = index_.holes();
+    index_.table = {};  // can be large, and is of no use to a writer
+    finished_ = final_name && is_finished();
     if (!finished_) begin_writing();
+}
+
+bool StoreWriter::is_finished() const {
+    const std::string header = data_header(end_row_, shape_.dimension, shape_.dtype);
+    if (!index_.closed || data_file_.size() != data_header_bytes + end_row_ * shape_.row_bytes())
+        return false;
+    std::string found(header.size(), '\0');
+    data_file_.read_at(0, found.data(), found.size());
+    return found == header;
 }
 
 // Brings both files to "committed rows, nothing else, unfinished", whatever state they are in. The index is
 // cut before the data, so that at no instant it names rows that are gone.
 void StoreWriter::begin_writing() {
-    const bool is_new = index_.valid_bytes == 0;
-    index_end_ = index_.blocks.empty() ? index_header_bytes : index_.blocks.back().record_end;
-    if (!is_new && index_file_.size() != index_end_) {
-        index_file_.truncate(index_end_);
-        index_file_.sync();
-    }
+    const bool is_new = index_file_.size() < index_header_bytes;
+    if (!is_new) begin_index();
     if (!data_file_.is_open()) data_file_ = File::open(data_path(false), O_RDWR | O_CREAT);
     if (file_exists(data_path(true))) {
         rename_file(data_path(true), data_path(false));
         data_file_.moved_to(data_path(false));
     }
-    const uint64_t data_end = data_header_bytes + committed_rows_ * shape_.row_bytes();
+    const uint64_t data_end = data_header_bytes + end_row_ * shape_.row_bytes();
     if (data_file_.size() != data_end) data_file_.truncate(data_end);
     const std::string header = data_header(0, shape_.dimension, shape_.dtype);
     data_file_.write_at(0, header.data(), header.size());
@@ -97,9 +99,24 @@ void StoreWriter::begin_writing() {
         index_file_.truncate(0);
         index_file_.write_at(0, begin.data(), begin.size());
         index_file_.sync();
+        index_end_ = begin.size();
     }
     sync_directory(directory_);
+    out_of_order_ = !holes_.empty();
     finished_ = false;
+}
+
+// Leaves the records of the intact blocks in the index and nothing else.
+void StoreWriter::begin_index() {
+    index_end_ = index_.records_end();
+    if (index_end_ == 0) {
+        index_file_ = rewrite_index(index_file_, index_);
+        sync_directory(directory_);
+        index_end_ = index_file_.size();
+    } else if (index_file_.size() != index_end_) {
+        index_file_.truncate(index_end_);
+        index_file_.sync();
+    }
 }
 
 uint64_t StoreWriter::committed_rows() {
@@ -112,7 +129,7 @@ void StoreWriter::refuse_if_failed() const {
 }
 
 StoreWriter::Pending StoreWriter::encode(const std::vector<std::string>& ids, const double* success_rate,
-                                         const float* phi) const {
+                                         const float* phi, const Poll& poll) const {
     const size_t rows = ids.size();
     const uint64_t row_bytes = shape_.row_bytes();
     uint64_t bytes;
@@ -120,26 +137,43 @@ StoreWriter::Pending StoreWriter::encode(const std::vector<std::string>& ids, co
         throw Error(ErrorKind::array,
                     "a block of " + std::to_string(rows) + " rows is too large: append fewer");
     }
-    Pending block;
-    block.data.resize(bytes);
+    // Not filled with zeros first: touching new memory takes as long as encoding into it.
+    Pending block{{}, std::make_unique_for_overwrite<uint8_t[]>(bytes), bytes, 0};
     block.table.success_rate.assign(success_rate, success_rate + rows);
     const Simd path = simd_path();
+    uint64_t encoded = 0;
     for (size_t i = 0; i < rows; ++i) {
         const RowFacts facts = encode_row(phi + i * shape_.dimension, static_cast<int64_t>(shape_.dimension),
-                                          shape_.dtype, path, block.data.data() + i * row_bytes);
+                                          shape_.dtype, path, block.data.get() + i * row_bytes);
         block.table.norm.push_back(facts.norm);
         block.table.scale.push_back(facts.scale);
         block.table.ids += ids[i];
         block.table.id_ends.push_back(block.table.ids.size());
+        if ((encoded += row_bytes) >= encoded_between_polls) {
+            encoded = 0;
+            poll();
+        }
     }
     return block;
+}
+
+// Where a block goes: the lowest hole that holds it, else the end. Rows computed again in their first order
+// and blocks thus come to lie where they were.
+uint64_t StoreWriter::place(uint64_t rows) {
+    for (RowRange& hole : holes_) {
+        if (hole.rows() < rows) continue;
+        hole.first += rows;
+        return hole.first - rows;
+    }
+    end_row_ += rows;
+    return end_row_ - rows;
 }
 
 void StoreWriter::append(const std::vector<std::string>& ids, const double* success_rate, const float* phi,
                          const Poll& poll) {
     if (ids.empty()) return;
-    Pending block = encode(ids, success_rate, phi);
-    const uint64_t bytes = block.data.size();
+    Pending block = encode(ids, success_rate, phi, poll);
+    const uint64_t bytes = block.bytes;
     std::unique_lock lock(mutex_);
     const auto has_room = [&] {
         return failed_ || waiting_bytes_ == 0 || waiting_bytes_ + bytes <= queue_bytes_;
@@ -153,8 +187,7 @@ void StoreWriter::append(const std::vector<std::string>& ids, const double* succ
     if (ending_) throw Error(ErrorKind::store, directory_ + " is closed: open the store again to append");
     if (finished_) begin_writing();
     if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
-    block.first_row = appended_rows_;
-    appended_rows_ += ids.size();
+    block.first_row = place(ids.size());
     waiting_bytes_ += bytes;
     queue_.push_back(std::move(block));
     changed_.notify_all();
@@ -187,7 +220,7 @@ void StoreWriter::work() {
             return;
         }
         for (const Pending& block : group) {
-            waiting_bytes_ -= block.data.size();
+            waiting_bytes_ -= block.bytes;
             committed_rows_ += block.table.rows();
         }
         changed_.notify_all();
@@ -198,9 +231,9 @@ void StoreWriter::work() {
 void StoreWriter::write_group(const std::vector<Pending>& group) {
     std::string records;
     for (const Pending& block : group) {
-        data_file_.write_at(data_header_bytes + block.first_row * shape_.row_bytes(), block.data.data(),
-                            block.data.size());
-        records += block_record(block.table, block.first_row, crc32c(block.data.data(), block.data.size()));
+        data_file_.write_at(data_header_bytes + block.first_row * shape_.row_bytes(), block.data.get(),
+                            block.bytes);
+        records += block_record(block.table, block.first_row, crc32c(block.data.get(), block.bytes));
     }
     data_file_.sync();
     index_file_.write_at(index_end_, records.data(), records.size());
@@ -238,15 +271,33 @@ void StoreWriter::close(const Poll& poll) {
 }
 
 void StoreWriter::finish() {
-    const std::string header = data_header(committed_rows_, shape_.dimension, shape_.dtype);
+    clear_holes();
+    const std::string header = data_header(end_row_, shape_.dimension, shape_.dtype);
     data_file_.write_at(0, header.data(), header.size());
     data_file_.sync();
     rename_file(data_path(false), data_path(true));
+    if (out_of_order_) {
+        index_file_ = rewrite_index(index_file_, read_index(index_file_, shape_));
+        index_end_ = index_file_.size();
+    }
     sync_directory(directory_);
-    const std::string record = closing_record(committed_rows_, crc32c(header.data(), header.size()));
+    const std::string record = closing_record(end_row_, crc32c(header.data(), header.size()));
     index_file_.write_at(index_end_, record.data(), record.size());
     index_file_.sync();
     finished_ = true;
+}
+
+// What no block filled is zeros, not the damaged rows of before.
+void StoreWriter::clear_holes() {
+    const std::vector<uint8_t> zeros(uint64_t{1} << 20);
+    for (const RowRange& hole : holes_) {
+        const uint64_t end = data_header_bytes + hole.end * shape_.row_bytes();
+        for (uint64_t at = data_header_bytes + hole.first * shape_.row_bytes(); at < end;) {
+            const size_t part = std::min<uint64_t>(end - at, zeros.size());
+            data_file_.write_at(at, zeros.data(), part);
+            at += part;
+        }
+    }
 }
 
 void StoreWriter::stop() noexcept {

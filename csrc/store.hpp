@@ -1,13 +1,15 @@
 // One idea: the writer of one shard. Blocks go in from any thread, a background thread makes them durable, in
 // order.
 //
-// A block is atomic: after a crash at any instant all of its rows are in the store or none is. FORMAT.md says
-// how.
+// A block is atomic: after a crash at any instant all of its rows are in the store or none is. Damaged blocks
+// are set aside when the shard is opened: their rows become a hole, which the next block that fits fills.
+// FORMAT.md says how.
 #pragma once
 
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -19,18 +21,21 @@
 
 namespace learnalign {
 
+// How much of the rows is compared with its checksums when a shard is opened: what a power cut could have
+// touched, or all.
+enum class Verify { recent, everything };
+
 class StoreWriter {
   public:
     // `index_descriptor` is the shard's index, opened for writing and locked by the caller; it is duplicated.
-    // At most `queue_bytes` of encoded rows wait (one block may be larger). Recovers what a crash left
-    // behind.
-    StoreWriter(std::string directory, int index_descriptor, ShardShape shape, uint64_t queue_bytes);
+    // At most `queue_bytes` of encoded rows wait (one block may be larger). Recovers what a crash left behind
+    // and sets damaged blocks aside.
+    StoreWriter(std::string directory, int index_descriptor, ShardShape shape, uint64_t queue_bytes,
+                Verify verify, const Poll& poll);
     ~StoreWriter();
     StoreWriter(const StoreWriter&) = delete;
     StoreWriter& operator=(const StoreWriter&) = delete;
 
-    // The rows that were committed when the store was opened. Can be taken once.
-    RowTable take_recovered() { return std::move(index_.table); }
     uint64_t committed_rows();
 
     // Encodes `phi` [rows, dimension] and queues it as one block; waits while the queue is full. The error of
@@ -44,18 +49,24 @@ class StoreWriter {
   private:
     struct Pending {
         RowTable table;
-        std::vector<uint8_t> data;
+        std::unique_ptr<uint8_t[]> data;
+        uint64_t bytes;
         uint64_t first_row;
     };
 
     std::string data_path(bool finished) const;
-    void recover();
+    void recover(Verify verify, const Poll& poll);
+    bool is_finished() const;
     void begin_writing();
-    Pending encode(const std::vector<std::string>& ids, const double* success_rate, const float* phi) const;
+    void begin_index();
+    uint64_t place(uint64_t rows);
+    Pending encode(const std::vector<std::string>& ids, const double* success_rate, const float* phi,
+                   const Poll& poll) const;
     void wait_until_idle(const Poll& poll);
     void work();
     void write_group(const std::vector<Pending>& group);
     void finish();
+    void clear_holes();
     void end_thread() noexcept;
     void release() noexcept;
     void refuse_if_failed() const;
@@ -65,16 +76,18 @@ class StoreWriter {
     const uint64_t queue_bytes_;
     File index_file_;
     File data_file_;
-    ShardIndex index_;        // as recovered
-    bool finished_ = false;   // the shard on disk is complete
-    uint64_t index_end_ = 0;  // where the next record goes; the background thread's once it runs
+    ShardIndex index_;           // as recovered
+    bool finished_ = false;      // the shard on disk is complete
+    bool out_of_order_ = false;  // there were holes, so that records may follow each other in another order
+    uint64_t index_end_ = 0;     // where the next record goes; the background thread's once it runs
 
     std::mutex closing_;  // held by close() and stop(); taken before mutex_
     std::mutex mutex_;    // guards everything below
     std::condition_variable changed_;
     std::deque<Pending> queue_;
     uint64_t waiting_bytes_ = 0;  // queued or being written
-    uint64_t appended_rows_ = 0;
+    std::vector<RowRange> holes_;
+    uint64_t end_row_ = 0;  // where a block goes that fits no hole
     uint64_t committed_rows_ = 0;
     bool ending_ = false;
     bool failed_ = false;

@@ -172,12 +172,22 @@ def _stage_row(run: RunDir, name: str, changed: list[str]) -> dict[str, Any]:
 
 
 @app.command()
-def check(run: RunArgument) -> None:
+def check(
+    run: RunArgument,
+    repair: Annotated[bool, typer.Option("--repair", help="Set damaged sketches aside; run makes them again.")] = False,
+) -> None:
     """Verify every file of a run directory against its recorded digest, and every block of sketches."""
     with _reported(run):
         from learnalign import pipeline, rundir
 
-        damage = pipeline.verify(rundir.open_existing(run))
+        opened = rundir.open_existing(run)
+        if repair:
+            repaired = pipeline.repair(opened)
+            for line in repaired:
+                print(f"set aside: {line}")
+            if repaired:
+                print(f"'learnalign run {run}' makes these sketches again")
+        damage = pipeline.verify(opened)
         for line in damage:
             print(line)
         if damage:

@@ -22,6 +22,8 @@ from learnalign.progress import Progress
 from learnalign.rundir import RunDir
 from learnalign.stages import STAGES, Outcome
 
+SKETCHES = "sketches"
+
 
 class Stage(Protocol):
     """A module of `learnalign.stages`."""
@@ -158,7 +160,8 @@ def _check_count(run: RunDir) -> None:
 
 
 def verify(run: RunDir) -> list[str]:
-    """Every recorded product that is missing or does not match its digest, and every damaged block of sketches."""
+    """Every recorded product that is missing or does not match its digest, and every damaged row of sketches."""
+    sketches = _sketch_damage(run)
     damage = []
     for name in STAGES:
         record = run.manifest["stages"].get(name, {})
@@ -166,10 +169,34 @@ def verify(run: RunDir) -> list[str]:
             path = run.path / product
             if not path.exists():
                 damage.append(f"{path}: missing; 'learnalign {name} {run.path}' makes it again")
+            elif product == SKETCHES and sketches:
+                damage.append(f"{path}: damaged; 'learnalign check {run.path} --repair' sets these rows aside:")
+                damage += sketches
             elif rundir.digest(path) != expected:
                 damage.append(f"{path}: differs from what stage {name} wrote; delete it to make it again")
-    if (run.path / "sketches").is_dir():
-        from learnalign.store import SketchReader
+    return damage if run.record("sketch").get("outputs") else damage + sketches
 
-        damage += [str(found) for found in SketchReader(run.path / "sketches").check()]
-    return damage
+
+def repair(run: RunDir) -> list[str]:
+    """Set damaged rows of sketches aside, so that the next run sketches exactly these prompts again.
+
+    Returns what was found. Raises `RunLockedError` while another process works in the directory, `StoreError` where
+    the store cannot be repaired.
+    """
+    from learnalign import store
+
+    with run.locked():
+        folder = run.path / SKETCHES
+        damage = store.SketchReader(folder).check() if folder.is_dir() else []
+        if damage:
+            run.reopen("sketch")  # first: whatever happens from here on, the stage is not called done
+            store.repair(folder, damage)
+        return [str(found) for found in damage]
+
+
+def _sketch_damage(run: RunDir) -> list[str]:
+    if not (run.path / SKETCHES).is_dir():
+        return []
+    from learnalign.store import SketchReader
+
+    return [str(found) for found in SketchReader(run.path / SKETCHES).check()]

@@ -55,6 +55,11 @@ class RunDir:
         begun = {"state": "running", "inputs": dict(inputs), "products": list(products), "seconds": seconds}
         self._store(stage, begun)
 
+    def reopen(self, stage: str) -> None:
+        """Let a stage that is done go on: some of what it made is gone."""
+        if record := self.record(stage):
+            self.begin(stage, record["inputs"], tuple(record["products"]))
+
     def lap(self, stage: str, seconds: float) -> None:
         """Keep the time that a running stage has taken, over all its attempts; written every few seconds only."""
         record = self.manifest["stages"][stage]

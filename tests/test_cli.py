@@ -15,6 +15,7 @@ import pytest
 
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
+from learnalign.store import SketchReader
 
 Result = subprocess.CompletedProcess[str]
 
@@ -150,6 +151,45 @@ def test_stages_one_by_one_and_questions_about_them(tmp_path: Path, pool: Path) 
     damaged = learnalign("check", run)
     assert damaged.returncode == 1
     assert "scores.parquet" in damaged.stdout
+
+
+def test_damaged_sketches_are_named_set_aside_and_made_again(tmp_path: Path, pool: Path) -> None:
+    """Bits flipped in rows and in a record; after check --repair and run every file is that of before."""
+    run = tmp_path / "run"
+    settings = ("rollout.max_new_tokens=16", "reward.verifier=exact", "sketch.dimension=512", "sketch.batch_tokens=150")
+    begun = learnalign(
+        *("run", run, "--pool", pool, "--model", POLICY, "--select", 4),
+        *(part for setting in settings for part in ("--set", setting)),
+    )
+    assert begun.returncode == 0, begun.stderr
+    results = [*run.glob("sketches/*"), run / "scores.parquet", run / "selection.jsonl"]
+    before = {path: path.read_bytes() for path in results}
+    ids = SketchReader(run / "sketches").prompt_ids
+    data, index = (run / "sketches" / f"shard-00000.{end}" for end in ("npy", "index"))
+    for path, byte in ((data, 4096 + 3), (index, len(before[index]) - 60)):
+        content = bytearray(path.read_bytes())
+        content[byte] ^= 16
+        path.write_bytes(content)
+
+    found = learnalign("check", run)
+    assert found.returncode == 1
+    assert "--repair" in found.stdout
+    assert "shard-00000.index: no valid record in bytes" in found.stdout
+    repaired = learnalign("check", run, "--repair")
+    assert repaired.returncode == 0, repaired.stdout
+    kept = SketchReader(run / "sketches").prompt_ids
+    assert 0 < len(kept) < len(ids)
+    again = learnalign("run", run)
+    assert again.returncode == 0, again.stderr
+    assert f"{len(kept)} of {len(ids)} gradients were there" in again.stderr
+    assert {path: path.read_bytes() for path in results} == before
+    assert learnalign("check", run).returncode == 0
+
+    data.write_bytes(before[data][:4096] + b"\x7f" + before[data][4097:])
+    found = learnalign("check", run)
+    assert found.returncode == 1
+    assert "shard-00000.npy: checksum mismatch in rows 0 to" in found.stdout
+    assert f": prompts {ids[0]}" in found.stdout
 
 
 def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:

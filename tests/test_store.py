@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 
 from learnalign import _core
 from learnalign.errors import ArrayError, StoreCorruptError, StoreError, StoreMismatchError
-from learnalign.store import DTYPES, SketchReader, SketchWriter
+from learnalign.store import DTYPES, Damage, SketchReader, SketchWriter, repair
+from learnalign.store.description import read_description
 
 PROGRAM = Path(__file__).with_name("store_writer_program.py")
 IDENTITY = {"seed": 7, "policy": "0123abcd"}
@@ -60,6 +61,13 @@ def files(directory: Path) -> dict[str, bytes]:
 def unit(phi: np.ndarray) -> np.ndarray:
     wide = phi.astype(np.float64)
     return wide / np.linalg.norm(wide, axis=1, keepdims=True)
+
+
+def repaired(directory: Path) -> list[Damage]:
+    """Sets damaged rows aside; returns what was found."""
+    found = SketchReader(directory).check()
+    repair(directory, found)
+    return found
 
 
 def problems(directory: Path) -> list[str]:
@@ -164,7 +172,8 @@ def test_threads_append_whole_blocks(tmp_path: Path) -> None:
     """A queue of one block at a time makes every thread wait for room."""
     directory = write(tmp_path / "store", [])
     with open(directory / "shard-00000.index", "rb+") as index:
-        core = _core.StoreWriter(str(directory), index.fileno(), 0, 37, "float16", 1)
+        crc = read_description(directory).crc
+        core = _core.StoreWriter(str(directory), index.fileno(), 0, 37, "float16", crc, 1, False)
     batches = [batch_of(number) for number in range(40)]
 
     def work(part: list[Batch]) -> None:
@@ -221,8 +230,8 @@ def test_flushed_rows_are_readable_at_once(tmp_path: Path) -> None:
         assert np.abs(reader["prompt 0/1 é"] - unit(batch_of(0)[2])[1]).max() < 1e-3
 
 
-def run_program(directory: Path, dtype: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(PROGRAM), str(directory), dtype]
+def run_program(directory: Path, dtype: str, shard: int = 0) -> subprocess.Popen[str]:
+    command = [sys.executable, str(PROGRAM), str(directory), dtype, str(shard)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -334,9 +343,11 @@ def test_check_names_the_damaged_rows(tmp_path: Path) -> None:
     content[4096 + 4 * 37 * 2] ^= 1
     path.write_bytes(content)
     (damage,) = SketchReader(store).check()
-    assert (damage.file, damage.block, damage.first_row) == ("shard-00000.npy", 1, 3)
+    assert (damage.file, damage.first_row) == ("shard-00000.npy", 3)
     assert damage.prompt_ids == tuple(batch_of(1)[0])
-    assert "block 1, rows 3 to 5 (prompts prompt 1/0 é to prompt 1/2 é)" in str(damage)
+    assert str(damage) == (
+        "shard-00000.npy: checksum mismatch in rows 3 to 5: prompts prompt 1/0 é, prompt 1/1 é, prompt 1/2 é"
+    )
 
 
 def test_a_damaged_tail_is_written_again(tmp_path: Path) -> None:
@@ -351,26 +362,262 @@ def test_a_damaged_tail_is_written_again(tmp_path: Path) -> None:
     assert files(store) == whole
 
 
-def test_what_a_writer_drops_is_gone(tmp_path: Path) -> None:
-    store = write(tmp_path / "store", [batch_of(number) for number in range(6)])
-    path = store / "shard-00000.npy"
+# --- damage is set aside, and nothing else
+
+
+def flip(path: Path, byte: int) -> None:
     content = bytearray(path.read_bytes())
-    content[4096 + 7 * 37 * 2] ^= 1  # in the third block
+    content[byte] ^= 1
     path.write_bytes(content)
-    write(store, [])
-    assert files(store) == files(write(tmp_path / "short", [batch_of(0), batch_of(1)]))
 
 
-def test_a_writer_refuses_damage_that_no_crash_explains(tmp_path: Path) -> None:
-    store = small_unfinished(tmp_path / "store", 20)
-    index = store / "shard-00000.index"
-    content = bytearray(index.read_bytes())
-    content[64 + 40] ^= 1  # in the first of 20 records
-    index.write_bytes(content)
+def record_start(store: Path, block: int) -> int:
+    """Where the record of a block begins in the first shard's index."""
+    content = (store / "shard-00000.index").read_bytes()
+    offset = 64
+    for _ in range(block):
+        offset += struct.unpack_from("<Q", content, offset + 8)[0]
+    return offset
+
+
+ROW = 5 * 4
+DAMAGES: dict[str, tuple[str, Callable[[Path], int], list[int]]] = {
+    "a row": ("shard-00000.npy", lambda _: 4096 + 5 * ROW, [2]),
+    "the last row": ("shard-00000.npy", lambda _: 4096 + 39 * ROW, [19]),
+    "a record": ("shard-00000.index", lambda store: record_start(store, 1) + 40, [1]),
+    "the length of a record": ("shard-00000.index", lambda store: record_start(store, 4) + 8, [4]),
+    "the last record": ("shard-00000.index", lambda store: record_start(store, 19), [19]),
+    "the closing record": ("shard-00000.index", lambda store: record_start(store, 20) + 9, []),
+    "the index header": ("shard-00000.index", lambda _: 20, []),
+    "the data header": ("shard-00000.npy", lambda _: 60, []),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_repaired_and_resumed_equals_undamaged(tmp_path: Path, name: str) -> None:
+    """Of 20 blocks the damaged one is computed again, no other, and the bytes are those of before."""
+    batches = [batch_of(number, 2, 5) for number in range(20)]
+    store = write(tmp_path / "store", batches, "float32", dimension=5)
+    whole = files(store)
+    file, byte, lost = DAMAGES[name]
+    flip(store / file, byte(store))
+    found = repaired(store)
+    assert [damage.file for damage in found][:1] == [file]
+    named = {prompt_id for damage in found for prompt_id in damage.prompt_ids}
+    if file.endswith(".npy"):
+        assert named == {prompt_id for block in lost for prompt_id in batches[block][0]}
+    reader = SketchReader(store)
+    assert reader.prompt_ids == [i for n, batch in enumerate(batches) if n not in lost for i in batch[0]]
+    assert not reader.complete
+    assert reader.check() == []
+    with SketchWriter(store, dimension=5, dtype="float32", identity=IDENTITY) as writer:
+        assert writer.done == set(reader.prompt_ids)
+        for block in lost:
+            writer.append(*batches[block])
+    assert files(store) == whole
+
+
+def test_random_damage_is_repaired(tmp_path: Path) -> None:
+    """Many flipped bits in both files of a shard: what is left is right, and the rest can be computed again."""
+    batches = [batch_of(number, 1 + number % 3, 5) for number in range(30)]
+    whole = files(write(tmp_path / "whole", batches, "int8", dimension=5))
+    for seed in range(20):
+        chance = random.Random(seed)
+        store = Path(shutil.copytree(tmp_path / "whole", tmp_path / f"store {seed}"))
+        for _ in range(8):
+            name = chance.choice(["shard-00000.npy", "shard-00000.index"])
+            flip(store / name, chance.randrange(4096 if name.endswith("npy") else 64, len(whole[name])))
+        repaired(store)
+        assert SketchReader(store).check() == []
+        assert files(write(store, batches, "int8", dimension=5)) == whole
+
+
+def test_killed_between_repair_and_the_end(tmp_path: Path) -> None:
+    """Stopped after every number of blocks, a repaired store still ends as the undamaged one."""
+    batches = [batch_of(number, 2, 5) for number in range(9)]
+    whole = files(write(tmp_path / "whole", batches, "float32", dimension=5))
+    store = Path(shutil.copytree(tmp_path / "whole", tmp_path / "store"))
+    for block in (1, 4, 6):
+        flip(store / "shard-00000.npy", 4096 + 2 * block * ROW)
+    repaired(store)
+    for block in (1, 4, 6):
+        writer = SketchWriter(store, dimension=5, dtype="float32", identity=IDENTITY)
+        writer.append(*batches[block])
+        writer._core.stop()
+        assert SketchReader(store).check() == []
+    assert files(write(store, batches, "float32", dimension=5)) == whole
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_computed_again_in_other_blocks(tmp_path: Path, dtype: str) -> None:
+    """A block that fits no hole goes to the end; the hole holds zeros and does not count."""
+    batches = [batch_of(number, 4) for number in range(6)]
+    store = write(tmp_path / "store", batches, dtype)
+    before = {prompt_id: SketchReader(store)[prompt_id] for batch in batches for prompt_id in batch[0]}
+    flip(store / "shard-00000.npy", 4096 + 10 * 37 * np.dtype(dtype).itemsize)
+    repaired(store)
+    ids, rates, phi = batches[2]
+    other = batch_of(99, 1)
+    joined = ([*ids, *other[0]], np.concatenate([rates, other[1]]), np.concatenate([phi, other[2]]))
+    write(store, [joined], dtype)
+    reader = SketchReader(store)
+    assert reader.complete
+    assert reader.check() == []
+    kept = [i for number in (0, 1, 3, 4, 5) for i in batches[number][0]]
+    assert reader.prompt_ids == [*kept, *ids, *other[0]]
+    assert [len(view) for view in reader.shards] == [8, 17]
+    assert all(np.array_equal(reader[prompt_id], row) for prompt_id, row in before.items())
+    assert np.array_equal(np.concatenate([part for _, part in reader.blocks(3)])[20:24], [before[i] for i in ids])
+    plain = np.load(store / "shard-00000.npy")
+    assert plain.shape == (29, 37)
+    assert not plain[8:12].any()
+
+
+def test_repair_leaves_an_intact_store_alone(tmp_path: Path) -> None:
+    store = write(tmp_path / "store", [batch_of(0), batch_of(1)])
     before = files(store)
-    with pytest.raises(StoreCorruptError, match="damaged at byte 64 with good records behind it"):
-        SketchWriter(store, dimension=5, dtype="float32", identity=IDENTITY)
+    assert repaired(store) == []
     assert files(store) == before
+
+
+def test_repair_refuses_while_a_writer_is_at_work(tmp_path: Path) -> None:
+    with SketchWriter(tmp_path / "store", dimension=37, identity=IDENTITY) as writer:
+        writer.append(*batch_of(0))
+        writer.flush()
+        flip(tmp_path / "store" / "shard-00000.npy.unfinished", 4096)
+        with pytest.raises(StoreError, match="another process is writing"):
+            repaired(tmp_path / "store")
+
+
+# --- several shards
+
+
+def write_shard(directory: Path, shard: int, batches: Iterable[Batch]) -> None:
+    with SketchWriter(directory, dimension=37, identity=IDENTITY, shard=shard) as writer:
+        for batch in batches:
+            if not writer.done.issuperset(batch[0]):
+                writer.append(*batch)
+
+
+def test_shards_are_one_store(tmp_path: Path) -> None:
+    """Writers at work at the same time; the order of the rows is that of the shards, whoever was first."""
+    batches = [batch_of(number, 1 + number % 4) for number in range(12)]
+    store = tmp_path / "store"
+    writers = [SketchWriter(store, dimension=37, identity=IDENTITY, shard=k) for k in (2, 0, 7)]
+    for number, batch in enumerate(batches):
+        writers[number % 3].append(*batch)
+    for writer in writers:
+        assert not SketchReader(store).complete
+        writer.close()
+    reader = SketchReader(store)
+    order = [batches[n] for start in (1, 0, 2) for n in range(start, 12, 3)]
+    assert reader.complete
+    assert reader.check() == []
+    assert reader.prompt_ids == [prompt_id for batch in order for prompt_id in batch[0]]
+    assert len(reader.shards) == 3
+    whole = SketchReader(write(tmp_path / "whole", order))
+    assert np.array_equal(np.concatenate(reader.shards), whole.shards[0])
+    assert np.array_equal(reader.norm, whole.norm)
+    assert np.array_equal(reader.success_rate, whole.success_rate)
+    for prompt_id in reader.prompt_ids:
+        assert np.array_equal(reader[prompt_id], whole[prompt_id])
+
+
+def test_a_shard_resumes_alone(tmp_path: Path) -> None:
+    """One of three processes is killed; its shard ends as if it had not been, the others' are not touched."""
+    for shard in range(3):
+        assert run_program(tmp_path / "whole", "float16", shard).wait() == 0
+    whole = files(tmp_path / "whole")
+    store = tmp_path / "store"
+    processes = [run_program(store, "float16", shard) for shard in range(3)]
+    time.sleep(0.05)
+    processes[1].send_signal(signal.SIGKILL)
+    assert [process.wait() for process in processes][::2] == [0, 0]
+    others = {name: content for name, content in files(store).items() if "00001" not in name}
+    assert others.items() <= whole.items()
+    assert run_program(store, "float16", 1).wait() == 0
+    assert files(store) == whole
+
+
+def test_a_writer_knows_the_rows_of_all_shards(tmp_path: Path) -> None:
+    """So that another number of writers can go on."""
+    write_shard(tmp_path / "store", 0, [batch_of(0)])
+    write_shard(tmp_path / "store", 1, [batch_of(1)])
+    with SketchWriter(tmp_path / "store", dimension=37, identity=IDENTITY, shard=5) as writer:
+        assert writer.done == {*batch_of(0)[0], *batch_of(1)[0]}
+        with pytest.raises(StoreError, match="must be unique"):
+            writer.append(*batch_of(1))
+
+
+def test_a_prompt_in_two_shards_is_named(tmp_path: Path) -> None:
+    writers = [SketchWriter(tmp_path / "store", dimension=37, identity=IDENTITY, shard=k) for k in range(2)]
+    for writer in writers:
+        writer.append(*batch_of(0))
+        writer.close()
+    (line,) = problems(tmp_path / "store")
+    assert "'prompt 0/0 é' twice, in rows 0 and 3" in line
+
+
+def test_a_shard_of_another_store_is_refused(tmp_path: Path) -> None:
+    write_shard(tmp_path / "store", 0, [batch_of(0)])
+    with SketchWriter(tmp_path / "other", dimension=37, identity={"seed": 8}, shard=1) as writer:
+        writer.append(*batch_of(1))
+    for name in ("shard-00001.npy", "shard-00001.index"):
+        shutil.copy(tmp_path / "other" / name, tmp_path / "store" / name)
+    with pytest.raises(StoreCorruptError, match=r"written for another store.*crc32c of store\.json"):
+        SketchReader(tmp_path / "store")
+    (tmp_path / "store" / "shard-00001.npy").unlink()
+    shutil.copy(tmp_path / "store" / "shard-00000.index", tmp_path / "store" / "shard-00001.index")
+    with pytest.raises(StoreCorruptError, match=r"shard number 0 -> 1"):
+        SketchReader(tmp_path / "store")
+
+
+def test_a_lost_index_is_noticed(tmp_path: Path) -> None:
+    write_shard(tmp_path / "store", 0, [batch_of(0)])
+    write_shard(tmp_path / "store", 1, [batch_of(1)])
+    (tmp_path / "store" / "shard-00001.index").unlink()
+    with pytest.raises(StoreError, match=r"shard-00001\.index is missing"):
+        SketchReader(tmp_path / "store")
+
+
+def test_writers_that_begin_together_agree_on_one_description(tmp_path: Path) -> None:
+    """Of eight, four ask for another seed: whoever comes first decides, the others are refused or write."""
+    for attempt in range(10):
+        refused: list[int] = []
+        barrier = threading.Barrier(8)
+
+        def work(shard: int, store: Path, refused: list[int], barrier: threading.Barrier) -> None:
+            barrier.wait()
+            try:
+                SketchWriter(store, dimension=3, identity={"seed": shard % 2}, shard=shard).close()
+            except StoreMismatchError:
+                refused.append(shard % 2)
+
+        store = tmp_path / str(attempt)
+        threads = [threading.Thread(target=work, args=(k, store, refused, barrier)) for k in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        reader = SketchReader(store)
+        assert refused == [1 - int(reader.identity["seed"])] * 4
+        assert reader.complete
+        assert sorted(files(store)) == sorted(
+            [
+                "store.json",
+                *(f"shard-{k:05d}.{end}" for k in range(8) if k % 2 != refused[0] for end in ("index", "npy")),
+            ]
+        )
+
+
+@pytest.mark.parametrize("shard", [-1, 100_000, 1.0, True])
+def test_bad_shard_numbers_are_refused(tmp_path: Path, shard: Any) -> None:
+    with pytest.raises(StoreError, match="shard must be a whole number"):
+        SketchWriter(tmp_path / "store", dimension=3, identity={}, shard=shard)
+    assert not (tmp_path / "store").exists()
+
+
+# --- hostile files
 
 
 def seal(record: bytes) -> bytes:
@@ -468,7 +715,7 @@ def test_two_writers_are_refused(tmp_path: Path) -> None:
     with SketchWriter(tmp_path / "store", dimension=513, identity={"seed": 3}) as writer:
         with pytest.raises(StoreError, match="another process is writing"):
             SketchWriter(tmp_path / "store", dimension=513, identity={"seed": 3})
-        command = [sys.executable, str(PROGRAM), str(tmp_path / "store"), "float16"]
+        command = [sys.executable, str(PROGRAM), str(tmp_path / "store"), "float16", "0"]
         other = subprocess.run(command, capture_output=True, text=True)
         assert "another process is writing" in other.stderr
         writer.append(*batch_of(0, 2, 513))
@@ -482,7 +729,7 @@ import resource, runpy, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 import sys
-sys.argv = ["program", {str(tmp_path / "store")!r}, "float16"]
+sys.argv = ["program", {str(tmp_path / "store")!r}, "float16", "0"]
 runpy.run_path({str(PROGRAM)!r}, run_name="__main__")
 """
     full = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -497,6 +744,38 @@ runpy.run_path({str(PROGRAM)!r}, run_name="__main__")
     for directory in ("store", "whole"):
         assert run_program(tmp_path / directory, "float16").wait() == 0
     assert files(tmp_path / "store") == files(tmp_path / "whole")
+
+
+def test_interrupts_are_heard_within_half_a_second(tmp_path: Path) -> None:
+    """While blocks of 128 MB are encoded and written without pause; what was committed stays intact."""
+    code = f"""
+import numpy as np
+from learnalign.store import SketchWriter
+rows = np.ones((2048, 65536), np.float32)
+writer = SketchWriter({str(tmp_path / "store")!r}, dimension=65536, dtype="int8", identity={{}})
+try:
+    for block in range(1000):
+        if block == 1:
+            print("ready", flush=True)
+        writer.append([f"{{block}}/{{i}}" for i in range(2048)], np.ones(2048), rows)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    writer._core.stop()
+"""
+    seconds = []
+    for attempt in range(3):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.05 + 0.1 * attempt)
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "interrupted\n"
+        seconds.append(time.monotonic() - start)
+        assert process.wait() == 0
+        assert SketchReader(tmp_path / "store").check() == []
+        shutil.rmtree(tmp_path / "store")
+    assert min(seconds) < 0.5, seconds  # the best of three: the machine may be busy
 
 
 def test_an_error_of_the_background_thread_stays(tmp_path: Path) -> None:

@@ -8,10 +8,13 @@ missing blocks again ends with the same bytes. This package does not compute ske
     description   what the rows were made with, and the refusal of other stores
     writer        SketchWriter
     reader        SketchReader, Damage
+    repair        damaged rows set aside
+    lock          one writer a shard
 """
 
 from learnalign.store.description import DTYPES
 from learnalign.store.reader import Damage, SketchReader
+from learnalign.store.repair import repair
 from learnalign.store.writer import SketchWriter
 
-__all__ = ["DTYPES", "Damage", "SketchReader", "SketchWriter"]
+__all__ = ["DTYPES", "Damage", "SketchReader", "SketchWriter", "repair"]

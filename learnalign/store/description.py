@@ -5,7 +5,9 @@ This module does not touch rows or their index.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ FORMAT = "learnalign sketch store"
 VERSION = 1
 DTYPES = ("float16", "int8", "float32")
 NAME = "store.json"
+PARTIAL = "store.json.partial"
 LARGEST_DIMENSION = 1 << 31
 LARGEST_FILE = 1 << 20
 
@@ -44,6 +47,11 @@ class StoreDescription:
         }
         fields["crc32c"] = f"{_core.crc32c(_json(fields).encode()):08x}"
         return _json(fields)
+
+    @property
+    def crc(self) -> int:
+        """CRC-32C of `store.json`; every shard repeats it, so that one from another store is noticed."""
+        return _core.crc32c(self.text().encode())
 
     def refuse_other(self, asked: StoreDescription, directory: Path) -> None:
         """Raise `StoreMismatchError` naming each difference between this store and the one asked for."""
@@ -73,6 +81,30 @@ def checked_description(dimension: int, dtype: str, identity: Identity) -> Store
         if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, (str, int)):
             raise StoreError(f"identity must map strings to strings or integers, found {name!r}: {value!r}")
     return StoreDescription(dimension, dtype, dict(identity))
+
+
+def settle_description(directory: Path, asked: StoreDescription) -> None:
+    """Write `store.json` where there is none, else compare. Any number of writers may do so at once.
+
+    Whoever holds the lock of the partial file writes; the others find the result when it is their turn.
+    """
+    path, partial = directory / NAME, directory / PARTIAL
+    if not path.exists():
+        if any(index.stat().st_size > 0 for index in directory.glob("shard-*.index")):
+            raise StoreCorruptError(f"{directory} has rows but no store.json: restore it, or delete the store")
+        try:
+            with open(partial, "a+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if not path.exists():
+                    file.truncate(0)
+                    file.write(asked.text().encode())
+                    file.flush()
+                    os.fsync(file.fileno())
+                    os.replace(partial, path)
+                partial.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot write {path}: {error.strerror}") from error
+    read_description(directory).refuse_other(asked, directory)
 
 
 def read_description(directory: Path) -> StoreDescription:

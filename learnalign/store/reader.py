@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +31,21 @@ INDEX_HEADER_BYTES = 64
 class Damage:
     """One place where a store's bytes are not what was written."""
 
+    index: str
+    """Name of the index of the shard; empty where two shards contradict each other, which no repair can settle."""
     file: str
+    """Name of the damaged file: the index or the data."""
     reason: str
-    block: int | None = None
-    """Number of the block in its shard, where one is damaged."""
     first_row: int | None = None
+    """Row number of the first damaged row, where rows are damaged whose record is intact."""
     prompt_ids: tuple[str, ...] = ()
-    """The rows to compute again."""
+    """The rows to compute again, as far as they are known."""
 
     def __str__(self) -> str:
-        if self.block is None or self.first_row is None:
-            return f"{self.file}: {self.reason}"
-        last = self.first_row + len(self.prompt_ids) - 1
-        return (
-            f"{self.file}: {self.reason} in block {self.block}, rows {self.first_row} to {last} "
-            f"(prompts {self.prompt_ids[0]} to {self.prompt_ids[-1]})"
-        )
+        line = f"{self.file}: {self.reason}" if self.file else self.reason
+        if self.first_row is not None:
+            line += f" in rows {self.first_row} to {self.first_row + len(self.prompt_ids) - 1}"
+        return f"{line}: prompts {', '.join(self.prompt_ids)}" if self.prompt_ids else line
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,22 @@ class _OpenShard:
     def named_final(self) -> bool:
         return self.data_path is not None and self.data_path.suffix == ".npy"
 
+    def runs(self) -> list[tuple[int, int]]:
+        """Ranges [first, end) of rows of the data file that count: all of them, unless some were set aside."""
+        ends = [0, *(row for hole in self.core.holes for row in hole), self.core.end_row]
+        return [(first, end) for first, end in zip(ends[::2], ends[1::2], strict=True) if end > first]
+
 
 class SketchReader:
-    """A store, finished or not; of an unfinished one the committed rows. Opening reads the index only.
+    """A store, finished or not; of an unfinished one the committed rows. Opening reads the indexes only.
+
+    Rows are numbered shard by shard, in the order of the shards' numbers, and within a shard in the order of its
+    file. Every valid row is there, whatever is damaged around it.
 
     Raises:
         StoreMismatchError: another format version.
-        StoreCorruptError: `store.json` or the head of an index is damaged. (Damage behind the head shortens
-            the store to the rows before it and makes it incomplete; `check` names it.)
+        StoreCorruptError: `store.json` is damaged, or an index is another store's. (Other damage makes the store
+            incomplete and leaves out rows without a valid record; `check` names it.)
         StoreError: not a store, or a file is missing.
     """
 
@@ -78,7 +86,7 @@ class SketchReader:
         self.identity = description.identity
         self._shards: list[_OpenShard] = []
         self.rows = 0
-        for index_path in sorted(self.directory.glob("shard-*.index")):
+        for index_path in _index_paths(self.directory):
             shard = _open_shard(index_path, description, self.rows)
             self._shards.append(shard)
             self.rows += shard.core.rows
@@ -107,21 +115,28 @@ class SketchReader:
 
     @cached_property
     def shards(self) -> list[npt.NDArray[Any]]:
-        """Zero-copy memory-mapped views [rows_k, d] of the stored dtype, in row order."""
-        return [self._view(shard) for shard in self._shards]
+        """Zero-copy memory-mapped views [rows_k, d] of the stored dtype, in row order.
+
+        One a shard; more where rows of it were set aside and their place was not filled.
+        """
+        return [view for shard in self._shards for view in self._views(shard)]
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """Row number of the first row of each view."""
+        return [0, *accumulate(len(view) for view in self.shards)][:-1]
 
     def blocks(self, rows: int = 4096) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-        """(first row, float32 unit rows [<= rows, d]) through the whole store; no block crosses a shard."""
-        for shard, view in zip(self._shards, self.shards, strict=True):
+        """(first row, float32 unit rows [<= rows, d]) through the whole store; no block crosses a view of `shards`."""
+        for first_row, view in zip(self._starts, self.shards, strict=True):
             for start in range(0, len(view), rows):
-                first = shard.first_row + start
-                yield first, self._decode(view[start : start + rows], first)
+                yield first_row + start, self._decode(view[start : start + rows], first_row + start)
 
     def __getitem__(self, prompt_id: str) -> npt.NDArray[np.float32]:
         """The unit row [d] of a prompt. Raises `KeyError` for a prompt without a row."""
         row = self._row_of[prompt_id]
-        number = bisect_right([shard.first_row + shard.core.rows for shard in self._shards], row)
-        start = row - self._shards[number].first_row
+        number = bisect_right(self._starts, row) - 1
+        start = row - self._starts[number]
         unit: npt.NDArray[np.float32] = self._decode(self.shards[number][start : start + 1], row)[0]
         return unit
 
@@ -133,41 +148,56 @@ class SketchReader:
 
     def check(self) -> list[Damage]:
         """Read every byte and compare it with its checksum; the list is empty when all is well."""
-        return [damage for shard in self._shards for damage in self._check_shard(shard)]
+        found = [damage for shard in self._shards for damage in self._check_shard(shard)]
+        try:
+            _ = self._row_of
+        except StoreCorruptError as error:
+            found.append(Damage("", "", str(error)))
+        return found
 
     def _check_shard(self, shard: _OpenShard) -> Iterator[Damage]:
-        core, index = shard.core, shard.index_path.name
-        if core.valid_bytes != core.file_bytes:
-            reason = f"no valid record at byte {core.valid_bytes}: rows {core.listed_rows} and on are missing"
-            yield Damage(index, reason)
-        if shard.data_path is None:
-            return
-        data = shard.data_path.name
-        if core.listed_rows != core.rows:
-            yield Damage(data, f"cut short: it holds {core.rows} of the {core.listed_rows} committed rows")
-        if shard.named_final and not core.closed:
-            yield Damage(index, "no valid closing record: opening the store for writing and closing it adds one")
-        if shard.named_final and core.closed:
-            with open(shard.data_path, "rb") as file:
-                header = file.read(HEADER_BYTES)
-                size = os.fstat(file.fileno()).st_size
-            if header != _core.data_header(core.rows, self.dimension, self.dtype):
-                yield Damage(data, "the header is damaged")
-            row_bytes = self.dimension * np.dtype(self.dtype).itemsize
-            if size != HEADER_BYTES + core.rows * row_bytes:
-                yield Damage(data, f"expected {HEADER_BYTES + core.rows * row_bytes} bytes, found {size}")
-        blocks = core.blocks
-        for number in core.damaged_blocks():
-            first, rows = blocks[number]
-            first += shard.first_row
-            ids = tuple(self.prompt_ids[first : first + rows])
-            yield Damage(data, "checksum mismatch", number, first, ids)
+        index = shard.index_path.name
+        found = [Damage(index, index, reason) for reason in _index_problems(shard)]
+        if shard.data_path is not None:
+            data = shard.data_path.name
+            if missing := shard.core.missing_ids():
+                found.append(Damage(index, data, f"cut short: {len(missing)} rows are missing", None, tuple(missing)))
+            found += [Damage(index, data, reason) for reason in self._frame_problems(shard)]
+            found += self._damaged_rows(shard)
+            if shard.named_final and not shard.core.closed and not found:
+                found.append(Damage(index, index, "no valid closing record: whoever resumes the store adds one"))
+        yield from found
 
-    def _view(self, shard: _OpenShard) -> npt.NDArray[Any]:
-        shape = (shard.core.rows, self.dimension)
+    def _frame_problems(self, shard: _OpenShard) -> Iterator[str]:
+        """What is wrong about the header and the length of a finished data file."""
+        if shard.data_path is None or not (shard.named_final and shard.core.closed):
+            return
+        with open(shard.data_path, "rb") as file:
+            header = file.read(HEADER_BYTES)
+            size = os.fstat(file.fileno()).st_size
+        end_row = shard.core.end_row
+        if header != _core.data_header(end_row, self.dimension, self.dtype):
+            yield "the header is damaged"
+        expected = HEADER_BYTES + end_row * self.dimension * np.dtype(self.dtype).itemsize
+        if size != expected:
+            yield f"expected {expected} bytes, found {size}"
+
+    def _damaged_rows(self, shard: _OpenShard) -> Iterator[Damage]:
+        assert shard.data_path is not None
+        ids = shard.core.prompt_ids()
+        sizes = [end - first for first, end in shard.core.blocks]
+        starts = [0, *accumulate(sizes)]
+        for number in shard.core.damaged_blocks():
+            first, end = starts[number], starts[number + 1]
+            row = shard.first_row + first
+            yield Damage(shard.index_path.name, shard.data_path.name, "checksum mismatch", row, tuple(ids[first:end]))
+
+    def _views(self, shard: _OpenShard) -> list[npt.NDArray[Any]]:
         if shard.core.rows == 0 or shard.data_path is None:
-            return np.empty(shape, self.dtype)
-        return np.memmap(shard.data_path, np.dtype(self.dtype), "r", HEADER_BYTES, shape)
+            return [np.empty((0, self.dimension), self.dtype)]
+        shape = (shard.core.end_row, self.dimension)
+        rows = np.memmap(shard.data_path, np.dtype(self.dtype), "r", HEADER_BYTES, shape)
+        return [rows[first:end] for first, end in shard.runs()]
 
     def _decode(self, rows: npt.NDArray[Any], first: int) -> npt.NDArray[np.float32]:
         units: npt.NDArray[np.float32] = np.array(rows, np.float32)
@@ -177,20 +207,67 @@ class SketchReader:
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
-        rows = {prompt_id: row for row, prompt_id in enumerate(self.prompt_ids)}
-        if len(rows) != self.rows:
-            raise StoreCorruptError(f"{self.directory} lists a prompt id twice: delete it to sketch again")
+        rows: dict[str, int] = {}
+        for row, prompt_id in enumerate(self.prompt_ids):
+            other = rows.setdefault(prompt_id, row)
+            if other != row:
+                raise StoreCorruptError(
+                    f"{self.directory} lists prompt id {prompt_id!r} twice, in rows {other} and {row}: two writers "
+                    "were given the same prompt; delete the store to sketch again"
+                )
         return rows
 
 
-def _open_shard(index_path: Path, description: StoreDescription, first_row: int) -> _OpenShard:
+def shard_number(index_path: Path) -> int:
+    """The number in the name of a shard's index."""
     match = re.fullmatch(r"shard-(\d{5})\.index", index_path.name)
     if match is None:
         raise StoreError(f"{index_path} is not a shard's index: names look like shard-00000.index")
+    return int(match[1])
+
+
+def _index_paths(directory: Path) -> list[Path]:
+    """The indexes of all shards; a data file without one is refused, since its rows would silently be missing."""
+    paths = sorted(directory.glob("shard-*.index"))
+    stems = {path.name.removesuffix(".index") for path in paths}
+    for data in sorted(directory.glob("shard-*.npy*")):
+        stem = data.name.split(".")[0]
+        if stem not in stems and not (directory / f"{stem}.index").exists():
+            raise StoreError(f"{directory / stem}.index is missing beside {data.name}: restore it or delete the data")
+    return paths
+
+
+def _index_problems(shard: _OpenShard) -> Iterator[str]:
+    core = shard.core
+    if not core.header_valid and core.file_bytes >= INDEX_HEADER_BYTES:
+        yield "the header is damaged"
+    for begin, end in core.bad_bytes:
+        yield f"no valid record in bytes {begin} to {end - 1}"
+    if core.bad_bytes:
+        for first, end in core.holes:
+            yield f"rows {first} to {end - 1} of the shard have no valid record, so that their prompts are not known"
+
+
+def _open_shard(index_path: Path, description: StoreDescription, first_row: int) -> _OpenShard:
+    """Opens a shard that a writer may be renaming meanwhile."""
+    number = shard_number(index_path)
     stem = index_path.with_suffix("")
     names = [Path(f"{stem}.npy"), Path(f"{stem}.npy.unfinished")]
-    data_path = next((path for path in names if path.exists()), None)
-    core = _core.Shard(str(index_path), str(data_path or ""), int(match[1]), description.dimension, description.dtype)
-    if data_path is None and core.file_bytes > INDEX_HEADER_BYTES:
-        raise StoreError(f"{names[0]} is missing, though its index lists rows: restore it or delete the store")
-    return _OpenShard(core, index_path, data_path, first_row)
+    for last_try in (False, False, True):
+        data_path = next((path for path in names if path.exists()), None)
+        try:
+            core = _core.Shard(
+                str(index_path),
+                str(data_path or ""),
+                number,
+                description.dimension,
+                description.dtype,
+                description.crc,
+            )
+        except StoreError:
+            if last_try or data_path is None or data_path.exists():
+                raise
+        else:
+            if data_path is not None or core.file_bytes <= INDEX_HEADER_BYTES:
+                return _OpenShard(core, index_path, data_path, first_row)
+    raise StoreError(f"{names[0]} is missing, though its index lists rows: restore it or delete the store")

@@ -1,13 +1,14 @@
 """The writing side of a store: a background thread makes blocks of rows durable, each whole or not at all.
 
 The native core encodes, checksums and writes (csrc/FORMAT.md says in which order); this module checks what
-comes in, takes the lock and keeps prompt ids unique. It does not repair a damaged store.
+comes in, takes the lock and keeps prompt ids unique. It does not look for damage in old rows (see `repair`).
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
+import re
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,43 +17,41 @@ import numpy as np
 import numpy.typing as npt
 
 from learnalign import _core
-from learnalign.durable import write_text
-from learnalign.errors import ArrayError, RunError, StoreCorruptError, StoreError
-from learnalign.store.description import (
-    NAME,
-    Identity,
-    StoreDescription,
-    checked_description,
-    read_description,
-)
+from learnalign.errors import ArrayError, StoreError
+from learnalign.store.description import NAME, PARTIAL, Identity, checked_description, settle_description
+from learnalign.store.lock import lock_shard
+from learnalign.store.reader import SketchReader
 
 QUEUE_BYTES = 64 << 20
 """Encoded rows that may wait for the disk before `append` does."""
 LARGEST_ID = 65536
 """Bytes of a prompt id in UTF-8."""
-INDEX_NAME = "shard-00000.index"
+SHARDS = 100_000
+"""Shard numbers have five digits."""
 
 
 class SketchWriter:
-    """Appends unit rows to a store, new or resumed. A context manager; any thread may append.
+    """Appends unit rows to one shard of a store, new or resumed. A context manager; any thread may append.
 
-    Leaving the `with` block by an exception commits what was appended and leaves the store unfinished, to be
-    resumed; leaving it normally closes the store.
+    Several writers (ranks, processes) fill one store at the same time, each a shard of its own. Leaving the `with`
+    block by an exception commits what was appended and leaves the shard unfinished, to be resumed; leaving it
+    normally closes the shard. A store is complete when all its shards are closed.
 
     Args:
         directory: the store; made where it does not exist.
         dimension: d, numbers a row.
         dtype: `float16`, `int8` (with a scale a row) or `float32`.
         identity: what the rows are made with (seed, policy digest, version of the sketch, ...).
+        shard: number of the shard, such as the rank of the process.
 
     Raises:
         StoreMismatchError: the directory holds a store made with something else; names each difference.
         StoreCorruptError: its files are damaged in a way that no crash explains.
-        StoreError: another writer is at work, a foreign directory, or the disk refuses.
+        StoreError: another writer holds the shard, a foreign directory, or the disk refuses.
     """
 
     done: set[str]
-    """Prompt ids that were committed when the store was opened: no need to append these."""
+    """Prompt ids that were committed when the shard was opened, in any shard: no need to append these."""
 
     def __init__(
         self,
@@ -61,23 +60,36 @@ class SketchWriter:
         dimension: int,
         dtype: str = "float16",
         identity: Identity,
+        shard: int = 0,
     ) -> None:
         self.directory = Path(directory)
         self.dimension = dimension
         self._appended: set[str] = set()
+        self._appending = threading.Lock()
         asked = checked_description(dimension, dtype, identity)
+        if isinstance(shard, bool) or not isinstance(shard, int) or not 0 <= shard < SHARDS:
+            raise StoreError(f"shard must be a whole number from 0 to {SHARDS - 1}, found {shard!r}")
         _make_directory(self.directory)
-        lock = _lock(self.directory / INDEX_NAME)
+        settle_description(self.directory, asked)
+        lock = lock_shard(self.directory / f"shard-{shard:05d}.index")
         try:
-            _settle_description(self.directory, asked, index_bytes=os.fstat(lock).st_size)
-            self._core = _core.StoreWriter(str(self.directory), lock, 0, dimension, dtype, QUEUE_BYTES)
+            self._core = _core.StoreWriter(
+                str(self.directory),
+                lock,
+                shard=shard,
+                dimension=dimension,
+                dtype=dtype,
+                description_crc=asked.crc,
+                queue_bytes=QUEUE_BYTES,
+                verify_everything=False,
+            )
         finally:
             os.close(lock)  # the native writer holds a duplicate, and with it the lock
-        recovered = self._core.take_recovered_ids()
-        self.done = set(recovered)
-        if len(self.done) != len(recovered):
+        try:
+            self.done = set(SketchReader(self.directory)._row_of)
+        except BaseException:
             self._core.stop()
-            raise StoreCorruptError(f"{self.directory} lists a prompt id twice: delete it to sketch again")
+            raise
 
     def append(
         self,
@@ -110,16 +122,21 @@ class SketchWriter:
             raise ArrayError(f"phi must be a float32 array {list(expected)}, found {found}")
         if not phi.flags.c_contiguous:
             raise ArrayError("phi must be C-contiguous: pass numpy.ascontiguousarray(phi)")
-        self._check_ids(ids)
-        self._core.append(ids, np.ascontiguousarray(rates), phi)
-        self._appended.update(ids)
+        with self._appending:
+            self._check_ids(ids)
+            self._appended.update(ids)
+        try:
+            self._core.append(ids, np.ascontiguousarray(rates), phi)
+        except BaseException:  # not queued, whatever the reason
+            self._appended.difference_update(ids)
+            raise
 
     def flush(self) -> None:
         """Return when every appended block is durable. Raises `StoreError`."""
         self._core.flush()
 
     def close(self) -> None:
-        """Flush, then give the files their final form and name. Raises `StoreError`."""
+        """Flush, then give the shard's files their final form and name. Raises `StoreError`."""
         self._core.close()
 
     def __enter__(self) -> SketchWriter:
@@ -157,40 +174,12 @@ def _make_directory(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         if (directory / NAME).exists():
             return
-        ours = {"store.json.partial", INDEX_NAME}
-        foreign = sorted(entry.name for entry in directory.iterdir() if entry.name not in ours)
+        names = sorted(entry.name for entry in directory.iterdir())
     except OSError as error:
         raise StoreError(f"cannot make the store {directory}: {error.strerror}") from error
+    foreign = [name for name in names if name not in (NAME, PARTIAL) and not re.fullmatch(r"shard-\d{5}\.index", name)]
     if foreign:
         raise StoreError(
             f"{directory} is not a sketch store (no store.json) and holds other files ({foreign[0]}, ...): "
             "choose an empty or a new directory"
         )
-
-
-def _lock(index_path: Path) -> int:
-    try:
-        descriptor = os.open(index_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise StoreError(f"cannot open {index_path}: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise StoreError(
-            f"another process is writing to {index_path.parent} (its index is locked): wait for it or stop it"
-        ) from error
-    return descriptor
-
-
-def _settle_description(directory: Path, asked: StoreDescription, *, index_bytes: int) -> None:
-    """Compare with the stored description, or write it where the store is new. The caller holds the lock."""
-    if (directory / NAME).exists():
-        read_description(directory).refuse_other(asked, directory)
-    elif index_bytes > 0:
-        raise StoreCorruptError(f"{directory} has rows but no store.json: restore it, or delete the store")
-    else:
-        try:
-            write_text(directory / NAME, asked.text())
-        except RunError as error:
-            raise StoreError(str(error)) from error
