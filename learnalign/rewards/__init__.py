@@ -11,9 +11,9 @@ from collections.abc import Callable
 from learnalign.errors import RewardError
 from learnalign.rewards.exact import ExactJudge
 from learnalign.rewards.math import MathJudge
-from learnalign.rewards.verdict import Judge, Verdict
+from learnalign.rewards.verdict import Judge, Prompt, Verdict
 
-__all__ = ["VERIFIERS", "Judge", "Verdict", "make_judge"]
+__all__ = ["VERIFIERS", "Judge", "Prompt", "Verdict", "make_judge"]
 
 
 def _exact(workers: int, timeout_seconds: float, memory_mb: int) -> Judge:
