@@ -38,7 +38,7 @@ _INCOMPLETE = object()
 
 
 class Task(NamedTuple):
-    """What a worker is asked, made of what JSON holds, and the wall-clock time that it may take."""
+    """What a worker is asked, as JSON (what that lacks goes as text), and the wall-clock time that it may take."""
 
     message: object
     seconds: float
@@ -77,7 +77,7 @@ class _Worker:
         self.task = number
         self.deadline = time.monotonic() + task.seconds
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps([task.seconds, task.message]).encode("ascii") + b"\n")
+            self.process.stdin.write(json.dumps([task.seconds, task.message], default=str).encode("ascii") + b"\n")
             self.process.stdin.flush()
 
     def receive(self) -> object:
