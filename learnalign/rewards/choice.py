@@ -7,7 +7,7 @@ and the first kind that is present decides; of several the last one counts:
 2. `#### B`;
 3. "answer is B", "Answer: (b)", "correct option is **B**", "I choose B";
 4. a response that is nothing but its choice: `B`, `(b)`, `B) Paris`; else a last line that is a letter alone;
-5. the one letter in parentheses, `(B)`, if there is no other.
+5. the one letter in parentheses, `(B)`, of the last line or else of all, if there is no other.
 
 Two letters in one statement ("A or B") are no answer. `A` before a word is an article, not a choice. This module does
 not know the options' texts: a response that gives the text alone has no answer.
@@ -70,8 +70,11 @@ def chosen(response: str) -> str | None:
         return _letter(whole)
     if len(last_line) <= READ and _ALONE.fullmatch(last_line):
         return _letter(last_line)
-    named = set(_PARENTHESES.findall(response))
-    return str(named.pop()) if len(named) == 1 else None
+    for text in (last_line, response):
+        named = set(_PARENTHESES.findall(text))
+        if len(named) == 1:
+            return str(named.pop())
+    return None
 
 
 def _judge(response: str, gold: str) -> Verdict:
