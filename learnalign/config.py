@@ -67,9 +67,13 @@ class RewardConfig:
     """How a response is judged (see `learnalign.rewards`)."""
 
     verifier: str = "math"
-    """`math` (exact match, then math-verify), `exact`, `choice` (letters), or a function as `file.py:function`."""
+    """`math` (exact match, then math-verify), `exact`, `choice` (letters), `code`, or `file.py:function`."""
     threshold: float = 1.0
     """Where a function gives rewards: a response is correct (counts for p) from this reward on."""
+    sandbox_url: str = ""
+    """Sandbox Fusion server that runs programs for `code`; empty runs them in a sandbox on this machine."""
+    weak_sandbox: bool = False
+    """Run programs here even where the system allows no namespaces: they can then read files and use the network."""
     workers: int = 2
     timeout_seconds: float = 5.0
     memory_mb: int = 2048
@@ -144,7 +148,7 @@ CHOICES = {
 }
 
 
-VERIFIERS = ("math", "exact", "choice")
+VERIFIERS = ("math", "exact", "choice", "code")
 FUNCTION = re.compile(r".+\.py:[^\W\d]\w*")
 """How a reward of one's own is named: `file.py:function`."""
 
@@ -164,6 +168,8 @@ def _check_ranges(config: Config) -> None:
             f"reward.verifier must be one of {', '.join(VERIFIERS)}, or a function as file.py:function, "
             f"found {config.reward.verifier!r}"
         )
+    if config.reward.sandbox_url and not config.reward.sandbox_url.startswith(("http://", "https://")):
+        raise ConfigError(f"reward.sandbox_url must be an http address, found {config.reward.sandbox_url!r}")
     if not math.isfinite(config.reward.threshold):
         raise ConfigError(f"reward.threshold must be a finite number, found {config.reward.threshold}")
     if config.pool.limit < 0:

@@ -70,7 +70,7 @@ def chosen(response: str) -> str | None:
         return _letter(whole)
     if len(last_line) <= READ and _ALONE.fullmatch(last_line):
         return _letter(last_line)
-    for text in (last_line, response):
+    for text in (response,) if _SET_APART.fullmatch(last_line) else (last_line, response):
         named = set(_PARENTHESES.findall(text))
         if len(named) == 1:
             return str(named.pop())

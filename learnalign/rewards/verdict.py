@@ -56,6 +56,10 @@ class Judge(ABC):
         Raises `RewardError` when the lengths differ, a gold answer is unfit, or workers cannot be run.
         """
 
+    def notes(self) -> list[str]:
+        """What a person should know of how this judge works here."""
+        return []
+
     def close(self) -> None:  # noqa: B027 (only some have something to release)
         """Release processes, if there are any. Closing twice is harmless."""
 

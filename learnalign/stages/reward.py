@@ -56,6 +56,8 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
             timeout_seconds=config.timeout_seconds,
             memory_mb=config.memory_mb,
             threshold=config.threshold,
+            sandbox_url=config.sandbox_url,
+            weak_sandbox=config.weak_sandbox,
         ) as judge,
         progress.track(NAME, total, "responses", done=total - sum(counts[k] for k in todo)) as advance,
     ):
@@ -76,7 +78,8 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
             )
             durable.write_parquet(folder / parts[k].name, table)
             advance(len(verdicts))
-    return Outcome(total, notes=_notes(run))
+        notes = judge.notes() if todo else []
+    return Outcome(total, notes=[*notes, *_notes(run)])
 
 
 def _pool(run: RunDir) -> tuple[dict[str, str], Callable[[Sequence[str]], list[Prompt]] | None]:
