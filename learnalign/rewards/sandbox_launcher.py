@@ -6,7 +6,8 @@ it. On STATUS_FD it writes one JSON object: `{"exit": code, "cpu": seconds}` (a 
 milliseconds.
 
 With namespaces the program is process 1 of its own process namespace: when it ends, or its launcher is killed, the
-kernel kills all that it started, whatever they did to hide. It has a network without interfaces, and a file system that
+kernel kills all that it started, whatever they did to hide (and, as for any process 1, the signals that it sends to
+itself do not end it). It has a network without interfaces, and a file system that
 holds the Python that runs it and /dev/{null,zero,urandom}, read-only, and 64 MiB of memory at /tmp to write in. It has
 no privileges there: started by root, it runs as a user of its own that owns nothing.
 """
