@@ -67,7 +67,8 @@ class RewardConfig:
     """How a response is judged (see `learnalign.rewards`)."""
 
     verifier: str = "math"
-    """`math` (exact match, then math-verify), `exact`, `choice` (letters), `code`, or `file.py:function`."""
+    """`math` (exact match, then math-verify), `exact`, `choice` (letters), `code`, `file.py:function`,
+    or `imported` (the rewards that `learnalign import` read)."""
     threshold: float = 1.0
     """Where a function gives rewards: a response is correct (counts for p) from this reward on."""
     sandbox_url: str = ""
@@ -148,7 +149,7 @@ CHOICES = {
 }
 
 
-VERIFIERS = ("math", "exact", "choice", "code")
+VERIFIERS = ("math", "exact", "choice", "code", "imported")
 FUNCTION = re.compile(r".+\.py:[^\W\d]\w*")
 """How a reward of one's own is named: `file.py:function`."""
 

@@ -56,6 +56,8 @@ def make_judge(
             return ExactJudge()
         case "choice":
             return ChoiceJudge()
+        case "imported":
+            raise RewardError("the verifier imported judges nothing: it stands for rewards read by learnalign import")
         case "code":
             return CodeJudge(**limits, sandbox_url=sandbox_url, weak_sandbox=weak_sandbox)
     raise RewardError(f"unknown verifier {verifier!r}; known: {', '.join(VERIFIERS)}, and file.py:function")
