@@ -324,6 +324,25 @@ def test_hostile_responses_are_judged_fast() -> None:
     assert verdicts[3].how == "too long"
 
 
+def test_expressions_that_are_hard_on_parsers_end_in_time() -> None:
+    """Short enough to reach math-verify, whose expressions and grammar take exponential time on some of them."""
+    hard = [
+        "a" * 900,
+        "-" * 900 + "1",
+        "\\frac{1}{" * 80 + "1" + "}" * 80,
+        "x=" * 300 + "1",
+        "(1,2)\\cup" * 60 + "(3,4)",
+        "10^{10^{10}}",
+    ]
+    with MathJudge(workers=2, timeout_seconds=1.0, memory_mb=1024) as judge:
+        begun = time.perf_counter()
+        verdicts = judge.judge([f"\\boxed{{{text}}}" for text in hard], [r"\sqrt{7}+x"] * len(hard))
+        assert time.perf_counter() - begun < 60  # each its second, and the start of another worker
+    assert not any(verdict.correct for verdict in verdicts)
+    assert {verdict.how for verdict in verdicts} <= {"wrong", "timeout", "crash"}
+    assert "timeout" in {verdict.how for verdict in verdicts}
+
+
 def test_long_response_keeps_its_answer(exact: Judge) -> None:
     filler = "we think about 3 things. " * (MEGABYTE // 25)
     assert one(exact, filler + r"\boxed{72}", "72").correct
