@@ -13,9 +13,15 @@ from typing import Any
 
 import pytest
 
+from learnalign import pipeline
+from learnalign.config import Config, PoolConfig, RewardConfig
 from learnalign.errors import RewardError
+from learnalign.progress import Progress
 from learnalign.rewards import Judge, Prompt, make_judge, sandbox, sandbox_fusion
 from learnalign.rewards.programs import find_code, same_output
+from learnalign.stages import reward
+
+pytestmark = pytest.mark.usefixtures("contained")
 
 DOUBLE = "def double(x):\n    return 2 * x"
 PAIRS = json.dumps({"inputs": ["3\n", "-1\n"], "outputs": ["6\n", "-2\n"]})
@@ -190,6 +196,22 @@ def test_human_eval(data_dir: Path) -> None:
     assert [row["task_id"] for row, v in zip(rows, right, strict=True) if v.how != "passed"] == []
     assert [row["task_id"] for row, v in zip(rows, changed, strict=True) if v.correct] == []
     assert {v.how for v in changed} <= {"wrong", "error"}
+
+
+def test_human_eval_as_a_pool(data_dir: Path, tmp_path: Path) -> None:
+    """The stage hands over the columns that tests of code need: the file is a pool as it is."""
+    pool = data_dir / "humaneval" / "HumanEval.jsonl.gz"
+    config = Config(
+        pool=PoolConfig(path=str(pool), answer_column="test", limit=2), reward=RewardConfig(verifier="code")
+    )
+    run = pipeline.rundir.create(tmp_path / "run", config)
+    pipeline.work(run, config, "pool", Progress(quiet=True))
+    answers, prompts = reward._pool(run)
+    assert prompts is not None
+    first, second = prompts(["0", "1"])
+    with code_judge() as judge:
+        for response, right in ((first.row["canonical_solution"], True), (second.row["canonical_solution"], False)):
+            assert judge.judge([response], [answers["0"]], [first])[0].correct == right
 
 
 # --- Sandbox Fusion

@@ -107,6 +107,7 @@ def test_there_are_enough_attempts() -> None:
 
 
 @pytest.mark.parametrize("name", ATTEMPTS)
+@pytest.mark.usefixtures("contained")
 def test_attempt_is_contained(name: str, world: World) -> None:
     begun = time.monotonic()
     ran = sandbox.run(source(name, world), "given", seconds=1, memory_mb=256)
@@ -227,6 +228,7 @@ ORDINARY = 65533
         "devices",
     ],
 )
+@pytest.mark.usefixtures("contained")
 def test_attempt_is_contained_for_an_ordinary_user(name: str, world: World) -> None:
     """Started by a user without privileges, whose own files are to be kept from the program."""
     if os.getuid() != 0:
@@ -266,6 +268,7 @@ def test_what_holds_without_namespaces(name: str, world: World) -> None:
     check(name, ran, world, time.monotonic() - begun)
 
 
+@pytest.mark.usefixtures("contained")
 def test_a_program_runs_as_a_program_does() -> None:
     text = "import sys, json, collections\nprint(sys.stdin.read()[::-1], sys.argv, __name__)\nsys.exit(3)"
     ran = sandbox.run(text, "\u00e4b\n", seconds=5, memory_mb=256)

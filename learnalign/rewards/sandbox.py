@@ -6,7 +6,7 @@ end), and by limits CPU seconds, address space, file sizes, open files, processe
 
 Without namespaces (`namespaces=False`) only the limits, the empty environment, the temporary directory and the killing
 of what it started are left, and, started by root, another user: it can read what that user can read, write where that
-user can write, and reach the network.
+user can write, signal that user's processes, and reach the network.
 
 Not contained, in either case: a flaw in the kernel (it runs on yours); memory beyond the limit of one process, of
 which there may be `PROCESSES`; time that it takes from others on the machine; side channels. Do not run it where one
