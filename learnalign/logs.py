@@ -124,7 +124,8 @@ def _reward(record: dict[str, Any], column: str, trl: bool) -> float | None:
     if not trl:
         return _number(_first(record, REWARD), "a reward")
     rewards = [value for name, value in record.items() if _is_number(value) and name not in (*NO_REWARDS, *CORRECT)]
-    return _number(math.fsum(rewards), "a reward") if rewards else None
+    given = [value for value in rewards if not math.isnan(value)]  # NaN: the function did not apply, as TRL logs None
+    return _number(math.fsum(given), "a reward") if rewards else None
 
 
 def _number(value: Any, what: str) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,16 @@ def test_correct_is_the_logged_verdict_or_a_threshold(tmp_path: Path) -> None:
     rows += [{"prompt": "p", "response": "r", "correct": True}]
     found = list(read_logs([write_lines(tmp_path / "log.jsonl", rows)]))
     assert [(one.reward, one.correct) for one in found] == [(0.5, None), (1.0, False), (1.0, True)]
+
+
+def test_rewards_of_trl_are_added_up(tmp_path: Path) -> None:
+    common = {"step": 7, "prompt": "p", "completion": "c", "advantage": 9.0}
+    rows = [{**common, "accuracy": 1.0, "form": 0.5}, {**common, "accuracy": math.nan, "form": 0.25}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "log.parquet")
+    logs = [tmp_path / "log.parquet"]
+    assert [(one.reward, one.correct, one.step) for one in read_logs(logs)] == [(1.5, None, 7), (0.25, None, 7)]
+    assert [one.reward for one in read_logs(logs, reward_column="form")] == [0.5, 0.25]
+    assert [one.correct for one in read_logs(logs, correct_column="form")] == [True, True]
 
 
 def test_steps_become_histories(sampled: Path, tmp_path: Path, policy: Policy) -> None:

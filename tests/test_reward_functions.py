@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from learnalign import pipeline
+from learnalign import cli, pipeline
 from learnalign.config import Config, PolicyConfig, PoolConfig, RewardConfig, RolloutConfig, SelectConfig, SketchConfig
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
@@ -204,3 +204,11 @@ def test_in_a_run_a_changed_function_makes_its_stage_stale(tmp_path: Path) -> No
     assert "reward function" in pipeline.stale(run)["reward"][0]
     pipeline.work(run, config, "reward", pipeline.Progress(quiet=True))
     assert set(pa.concat_tables(map(pq.read_table, parts))["reward"].to_pylist()) == {1.5, 0.0}
+
+
+def test_the_command_line_remembers_where_the_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a run can be gone on with from another folder."""
+    monkeypatch.chdir(tmp_path)
+    config = cli._config(tmp_path / "run", None, None, None, None, ["reward.verifier=mine.py:reward"])
+    assert config.reward.verifier == f"{tmp_path / 'mine.py'}:reward"
+    assert cli._config(tmp_path / "run", None, None, None, None, []).reward.verifier == "math"

@@ -27,7 +27,7 @@ SIGNATURES = (
 def prepare(arguments: list[str], memory_mb: int) -> Answer:
     """The function that answers messages. Raises `CannotServe` if the file or its function is unfit."""
     file, name = Path(arguments[0]), arguments[1]
-    function = _load(file, name)
+    function = _load(file, name, memory_mb)
     try:
         parameters = set(inspect.signature(function).parameters)
     except (TypeError, ValueError):
@@ -50,7 +50,7 @@ def prepare(arguments: list[str], memory_mb: int) -> Answer:
     return answer
 
 
-def _load(file: Path, name: str) -> Callable[..., Any]:
+def _load(file: Path, name: str, memory_mb: int) -> Callable[..., Any]:
     spec = importlib.util.spec_from_file_location(f"reward_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None
@@ -60,7 +60,7 @@ def _load(file: Path, name: str) -> Callable[..., Any]:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise CannotServe(f"cannot load the reward {file}: {_shown(error, file)}") from error
+        raise CannotServe(f"cannot load the reward {file} within {memory_mb} MiB: {_shown(error, file)}") from error
     function = getattr(module, name, None)
     if not callable(function):
         raise CannotServe(f"{file} has no function {name}")

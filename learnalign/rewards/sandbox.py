@@ -1,8 +1,9 @@
 """Runs one Python program that nobody has read, so that it can harm little: a time-out, a cut-off, an exit code.
 
-Contained, where the system allows namespaces: its network (it has none), the file system (it sees the standard
-library and 64 MiB of memory to write in), other processes, the environment, whatever it started (all is killed at its
-end), and by limits CPU seconds, address space, file sizes, open files, processes and the length of its output.
+Contained, where the system allows namespaces: its network (it has none), the file system (it sees /usr, /lib, /bin and
+the folder of this Python, read-only, and 64 MiB of memory to write in), other processes, the environment, whatever it
+started (all is killed at its end), and by limits CPU seconds, address space, file sizes, open files, processes and the
+length of its output.
 
 Without namespaces (`namespaces=False`) only the limits, the empty environment, the temporary directory and the killing
 of what it started are left, and, started by root, another user: it can read what that user can read, write where that
@@ -152,6 +153,7 @@ def _read(launcher: subprocess.Popen[bytes], deadline: float) -> tuple[str, byte
             for descriptor, content in written.items():  # what is left in the pipes
                 while len(content) <= OUTPUT_BYTES and _take(descriptor, content):
                     pass
+                ended = "output" if len(content) > OUTPUT_BYTES else ended
         return ended, bytes(written[launcher.stdout.fileno()]), bytes(written[launcher.stderr.fileno()])
     finally:
         os.close(end)
