@@ -81,9 +81,9 @@ def _config(
         named["policy"] = {"model": str(Path(model).absolute()) if Path(model).is_dir() else model}
     if select is not None:
         named["select"] = {"n": select}
-    file, _, function = config.reward.verifier.rpartition(":")
-    if file and not Path(file).is_absolute():
-        named["reward"] = {"verifier": f"{Path(file).absolute()}:{function}"}
+    source, _, function = config.reward.verifier.rpartition(":")
+    if source and not Path(source).is_absolute():
+        named["reward"] = {"verifier": f"{Path(source).absolute()}:{function}"}
     return c.with_values(config, named, where="command line")
 
 
