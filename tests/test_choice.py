@@ -73,6 +73,9 @@ def test_the_last_statement_counts_and_the_stronger_marker_decides() -> None:
     assert chosen("The answer is A. No, the answer is B.") == "B"
     assert chosen(r"The answer is A. \boxed{C}") == "C"
     assert chosen("Answer: B\n(A) was tempting") == "B"
+    assert chosen("The options are A) Paris and B) Rome.\n\nIt has to be (B)") == "B"
+    assert chosen("Options:\nA) Paris\nB) Rome\nAnswer:\n\nB") == "B"
+    assert chosen("The answer is not A.\nB") == "B"
     assert chosen("(A) x (B) y\nThe answer is clear: it is (B)") == "B"
 
 

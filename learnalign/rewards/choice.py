@@ -26,7 +26,7 @@ READ = 400
 """Characters that are read of a statement or a line."""
 
 _STATED = re.compile(
-    r"\b(?:answers?|options?|choices?)\b(?:[^\n.:=]{0,60}?\b(?:is|are|be)\b|[\s*_]*[:=])[\s*_:]*"
+    r"\b(?:answers?|option|choice)\b(?:[^\n.:=]{0,60}?\b(?:is|are|be)\b|[\s*_]*[:=])[\s*_:]*"
     r"|\b(?:choose|choosing|select|pick|go with)\b[\s*_:]*",
     re.IGNORECASE,
 )
@@ -99,13 +99,14 @@ def _gold(answer: str, position: int) -> str:
 def _statement(text: str, match: re.Match[str]) -> str | None:
     """The letter after a marker, None if it names two, "" if it names none at all."""
     rest = text[match.end() : match.end() + READ] if match.re is _STATED else match.group(1)[:READ]
-    rest = rest.partition("\n")[0] if rest.strip() else ""
-    if (letter := _letter(rest)) is not None:
-        return letter
-    rest = rest[_LEAD.match(rest).end() :] if match.re is _STATED else rest  # type: ignore[union-attr]
-    if (letter := _letter(rest)) is not None:
-        return letter
-    return None if _CHOICE.match(rest) and _ANOTHER.match(_CHOICE.match(rest).group(2)) else ""  # type: ignore[union-attr]
+    rest = rest.partition("\n")[0]
+    for start in (rest, _LEAD.sub("", rest, count=1)):
+        choice = _CHOICE.match(start)
+        if choice and _ANOTHER.match(choice.group(2)):
+            return None
+        if (letter := _letter(start)) is not None:
+            return letter
+    return ""
 
 
 def _letter(text: str) -> str | None:
