@@ -18,7 +18,9 @@ from learnalign.config import Config, PoolConfig, RewardConfig
 from learnalign.errors import RewardError
 from learnalign.progress import Progress
 from learnalign.rewards import Judge, Prompt, make_judge, sandbox, sandbox_fusion
-from learnalign.rewards.programs import find_code, same_output
+from learnalign.rewards.code_worker import prepare
+from learnalign.rewards.programs import Program, find_code, same_output
+from learnalign.rewards.worker import CannotServe
 from learnalign.stages import reward
 
 pytestmark = pytest.mark.usefixtures("contained")
@@ -159,6 +161,24 @@ def test_check_without_an_entry_point_is_refused(judge: Judge) -> None:
 
 def test_a_contained_judge_has_nothing_to_say(judge: Judge) -> None:
     assert judge.notes() == []
+
+
+def test_without_namespaces_it_is_refused_or_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    contained = sandbox.run
+
+    def run(source: str, stdin: str, *, seconds: float, memory_mb: int, namespaces: bool = True) -> sandbox.Ran:
+        if namespaces:
+            raise RewardError("namespaces are not allowed")
+        return contained(source, stdin, seconds=seconds, memory_mb=memory_mb)
+
+    monkeypatch.setattr(sandbox, "run", run)
+    for name in ("adopt_orphans", "kill_descendants"):  # they are for a process that runs nothing but programs
+        monkeypatch.setattr(sandbox, name, lambda: None)
+    with pytest.raises(CannotServe, match="namespaces are not allowed"):
+        prepare(["5", "", "strong"], 512)
+    answer = prepare(["5", "", "weak"], 512)
+    assert "reach the network" in str(answer("where"))
+    assert answer([Program("print(6)", "", "6", True)]) == {"how": "passed"}
 
 
 # --- HumanEval

@@ -114,10 +114,16 @@ def _supervise(job: dict[str, object], directory: str, deadline: float) -> Ran:
     with os.fdopen(read_status, "rb") as pipe:
         said = pipe.read()
     report = json.loads(said) if said else {}
+    if "refused" in report and job["namespaces"]:
+        raise RewardError(
+            f"programs cannot be contained on this system ({report['refused']}): allow namespaces (to root by "
+            "CAP_SYS_ADMIN, to others as user namespaces), name a Sandbox Fusion server (reward.sandbox_url), "
+            "or accept less with reward.weak_sandbox = true"
+        )
     if "refused" in report:
         raise RewardError(
-            f"programs cannot be contained on this system ({report['refused']}): allow unprivileged user namespaces, "
-            "name a Sandbox Fusion server (reward.sandbox_url), or accept less with reward.weak_sandbox = true"
+            f"programs cannot be run as another user ({report['refused']}): install Python where every user can read "
+            "it, be a user other than root, or name a Sandbox Fusion server (reward.sandbox_url)"
         )
     if not said and ended == "exit":
         raise RewardError(f"the sandbox's launcher failed: {stderr.decode(errors='replace').strip()[-200:]}")
