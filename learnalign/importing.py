@@ -5,9 +5,11 @@ by text, or by what the policy makes of them; what is not in it is left out and 
 without responses. Without a pool the logged prompts and answers become one (`imported.jsonl`).
 
 Token ids are taken as they are. Text is encoded with the policy's tokenizer, and the end token, which logs leave out,
-is added to every response: for one that was cut off, that is a token too many. A prompt of the pool is rendered as the
-policy sees it; logged text that is rendered already, but is not in a pool, is encoded as it stands, without the special
-tokens that the log lacks. The directory appears when it is whole. This module does not read files of logs: see `logs`.
+is added to every response: for one that was cut off, that is a token too many. Prompts become what the policy saw: chat
+messages are rendered, TRL's text is encoded as it stands, a plain problem or what verl logs as the pool's prompt is
+rendered. verl's text without a pool is encoded as it stands, without the special tokens that the log lacks.
+
+The directory appears when it is whole. This module does not read files of logs: see `logs`.
 """
 
 from __future__ import annotations
@@ -209,12 +211,18 @@ class _Finder:
 
 
 def _prompt(row: dict[str, Any], logged: Logged, policy: Policy, own: bool) -> Tokens:
-    """The prompt's token ids."""
+    """The prompt's token ids, as the policy saw them. `own`: the pool is made of the log."""
     if logged.prompt_tokens is not None:
         return logged.prompt_tokens
-    if own and logged.rendered:
-        return np.array(policy.tokenizer(logged.prompt, add_special_tokens=False)["input_ids"], np.int32)
-    return np.array(policy.encode(row["problem"], row["messages"]), np.int32)
+    if isinstance(logged.prompt, list):
+        tokens = policy.encode(*problem_text(logged.prompt))
+    elif logged.form == "literal":
+        tokens = policy.tokenizer(logged.prompt)["input_ids"]
+    elif logged.form == "decoded" and own:
+        tokens = policy.tokenizer(logged.prompt, add_special_tokens=False)["input_ids"]
+    else:
+        tokens = policy.encode(row["problem"], row["messages"])
+    return np.array(tokens, np.int32)
 
 
 def _write_parts(run: RunDir, groups: list[Group], policy: Policy) -> list[dict[str, str]]:

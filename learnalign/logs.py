@@ -4,7 +4,8 @@ What a file holds is told from its columns:
 
 - verl's `rollout_data_dir` (`<step>.jsonl`): `input`, `output`, `score`, and `gts`, `step`, `acc` where it has them;
 - TRL's `completions_<step>.parquet`: `prompt`, `completion`, `step`, `advantage` and a column for each reward
-  function, which are added up as TRL does by default, unless one is named;
+  function. All other numbers are added up, as TRL does without reward weights; where the log has weights, or numbers
+  that are no rewards, one column has to be named;
 - plain JSON Lines, JSON or Parquet: a prompt (`prompt`, `problem`, `question`, or token ids in `prompt_tokens`,
   `prompt_ids`, `prompt_token_ids`), a response (`response`, `completion`, `output`, or token ids in `response_tokens`,
   `completion_ids`, `response_ids`, `tokens`), a reward (`reward`, `score`) or `correct`, and `id`, `answer`, `step`
@@ -21,12 +22,12 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from learnalign.errors import LogError
-from learnalign.pool.columns import scalar_text
+from learnalign.pool.columns import problem_text, scalar_text
 from learnalign.pool.records import json_records, open_records
 from learnalign.pool.rows import parquet_records
 
@@ -49,8 +50,9 @@ class Logged(NamedTuple):
 
     prompt: str | list[Any] | None
     """As text or as chat messages."""
-    rendered: bool
-    """The text is what the policy saw, chat template applied and special tokens left out; not a plain problem."""
+    form: Literal["problem", "literal", "decoded"]
+    """Of a prompt that is text: a plain problem as in a pool; all that the policy saw (TRL); or what it saw without
+    the special tokens (verl)."""
     prompt_tokens: Tokens | None
     response: str | None
     tokens: Tokens | None
@@ -96,15 +98,15 @@ def _logged(record: dict[str, Any], reward_column: str, correct_column: str) -> 
         raise ValueError(f"no prompt; looked for {', '.join((*PROMPT, *PROMPT_TOKENS, 'input'))}, {_found(record)}")
     if response is None and tokens is None:
         raise ValueError(f"no response; looked for {', '.join((*RESPONSE, *RESPONSE_TOKENS))}, {_found(record)}")
-    if not isinstance(prompt, str | list | None):
-        raise ValueError(f"a prompt must be text or chat messages, found {prompt!r:.40}")
+    if prompt_tokens is None and not isinstance(prompt, str):
+        problem_text(prompt)  # raises for what are no chat messages
     correct = record.get(correct_column) if correct_column else _first(record, CORRECT)
     reward = _reward(record, reward_column, trl)
     number = _number(correct, "a verdict")
     identity = _first(record, ID)
     return Logged(
         prompt=prompt,
-        rendered=verl or (trl and isinstance(prompt, str)),
+        form="decoded" if verl else "literal" if trl else "problem",
         prompt_tokens=prompt_tokens,
         response=None if tokens is not None else _response_text(response),
         tokens=tokens,

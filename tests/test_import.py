@@ -201,6 +201,33 @@ def test_trl_completions_with_two_rewards_and_uneven_groups(sampled: Path, tmp_p
     assert {row["reward"] for row in rollouts(run.path)} <= {0.0, 0.25, 0.5, 1.0, 1.25, 1.5}
 
 
+def test_chats_of_trl_are_rendered(sampled: Path, tmp_path: Path) -> None:
+    """TRL logs chats as messages; the prompt that the policy saw is the log's, not the pool's."""
+    problems = {r["prompt_id"]: r["problem"] for r in pq.read_table(sampled / "pool.parquet").to_pylist()}
+    rows = rollouts(sampled)[:16]
+    log = [
+        {
+            "step": 1,
+            "prompt": [{"role": "user", "content": problems[row["prompt_id"]]}],
+            "completion": [{"role": "assistant", "content": row["text"]}],
+            "accuracy": row["reward"],
+            "advantage": 0.0,
+        }
+        for row in rows
+    ]
+    pq.write_table(pa.Table.from_pylist(log), tmp_path / "log.parquet")
+    pool = sampled.parent / "pool.jsonl"
+    run = import_rollouts(tmp_path / "run", [tmp_path / "log.parquet"], config(pool), QUIET)
+    pipeline.work(run, run.config, "reward", QUIET)
+    names = ("prompt_id", "prompt_tokens", "text", "reward", "correct")
+    assert [[r[n] for n in names] for r in rollouts(run.path)] == [[r[n] for n in names] for r in rows]
+    log = [{**row, "prompt": [{"role": "system", "content": "1"}, *row["prompt"]]} for row in log]
+    pq.write_table(pa.Table.from_pylist(log), tmp_path / "log.parquet")
+    other = import_rollouts(tmp_path / "other", [tmp_path / "log.parquet"], config(pool), QUIET)
+    part = pq.read_table(other.path / "rollouts" / "part-000000.parquet").to_pylist()
+    assert len(part[0]["prompt_tokens"]) == len(rows[0]["prompt_tokens"]) + 1
+
+
 def test_correct_is_the_logged_verdict_or_a_threshold(tmp_path: Path) -> None:
     rows = [{"prompt": "p", "response": "r", "reward": 0.5}, {"prompt": "p", "response": "r", "score": 1, "acc": False}]
     rows += [{"prompt": "p", "response": "r", "correct": True}]
@@ -240,7 +267,7 @@ def test_steps_become_histories(sampled: Path, tmp_path: Path, policy: Policy) -
         ),
         ([{"prompt": "p", "reward": 1}], "line 1: no response; looked for response"),
         ([{"response": "p", "reward": 1}], "no prompt; looked for prompt"),
-        ([{"prompt": 3, "response": "r"}], "must be text or chat messages, found 3"),
+        ([{"prompt": 3, "response": "r"}], "line 1: must be text or a list of chat messages, found a number"),
         ([{"prompt": "p", "tokens": [1, "x"]}], "token ids must be a list of whole numbers"),
         ([{"prompt": "p", "tokens": []}], "that is not empty"),
         ([{"prompt": "p", "response": "r", "reward": 1}, {"prompt": "p", "response": "r"}], "1 of 2 .* no reward"),
