@@ -81,6 +81,9 @@ def _config(
         named["policy"] = {"model": str(Path(model).absolute()) if Path(model).is_dir() else model}
     if select is not None:
         named["select"] = {"n": select}
+    source, _, function = config.reward.verifier.rpartition(":")
+    if source and not Path(source).is_absolute():
+        named["reward"] = {"verifier": f"{Path(source).absolute()}:{function}"}
     return c.with_values(config, named, where="command line")
 
 
@@ -137,6 +140,36 @@ _add_stage("sketch", "sketch", "... and sketch the policy gradient of every lear
 _add_stage("score", "score", "... and score the prompts.")
 _add_stage("select", "select", "... and write selection.jsonl and selection.parquet.")
 _add_stage("report", "report", "... and write report.html (the same as run).")
+
+
+@app.command("import")
+def import_(
+    run: Annotated[Path, typer.Argument(help="Run directory to make.")],
+    logs: Annotated[
+        list[Path], typer.Argument(help="Files or folders: verl's rollout_data_dir, TRL's completions, ...")
+    ],
+    pool: Pool = None,
+    model: Model = None,
+    select: Select = None,
+    settings: Settings = None,
+    config: ConfigFile = None,
+    reward_column: Annotated[str, typer.Option(help="Column of the logs with the reward.")] = "",
+    correct_column: Annotated[str, typer.Option(help="Column of the logs that is above 0 where correct.")] = "",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a run directory of rollouts that were logged elsewhere; 'run' goes on from there."""
+    with _reported(run):
+        from learnalign.importing import import_rollouts
+        from learnalign.progress import Progress
+
+        asked = _config(run, config, pool, model, select, settings or [])
+        progress = Progress(quiet or as_json)
+        columns = {"reward_column": reward_column, "correct_column": correct_column}
+        opened = import_rollouts(run, logs, asked, progress, **columns)
+        _show(opened, "rollout", as_json)
+        if not as_json:
+            print(f"go on with: learnalign run {run}")
 
 
 @app.command()

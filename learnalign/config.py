@@ -8,6 +8,8 @@ file written into a run directory spells out every default. This module does not
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 import tomllib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -65,7 +67,14 @@ class RewardConfig:
     """How a response is judged (see `learnalign.rewards`)."""
 
     verifier: str = "math"
-    """`math` (exact match, then math-verify) or `exact`."""
+    """`math` (exact match, then math-verify), `exact`, `choice` (letters), `code`, `file.py:function`,
+    or `imported` (the rewards that `learnalign import` read)."""
+    threshold: float = 1.0
+    """Where a function gives rewards: a response is correct (counts for p) from this reward on."""
+    sandbox_url: str = ""
+    """Sandbox Fusion server that runs programs for `code`; empty runs them in a sandbox on this machine."""
+    weak_sandbox: bool = False
+    """Run programs here even where the system allows no namespaces: they can then read files and use the network."""
     workers: int = 2
     timeout_seconds: float = 5.0
     memory_mb: int = 2048
@@ -137,13 +146,17 @@ POSITIVE = (
 )
 CHOICES = {
     "policy.dtype": ("auto", "float32", "bfloat16", "float16", "float64"),
-    "reward.verifier": ("math", "exact"),
     "sketch.dtype": ("float16", "int8", "float32"),
     "sketch.weighting": ("mean", "token", "constant"),
     "sketch.responses_used": ("all", "one_correct"),
     "sketch.space": ("full", "lora"),
     "select.strategy": ("top",),
 }
+
+
+VERIFIERS = ("math", "exact", "choice", "code", "imported")
+FUNCTION = re.compile(r".+\.py:[^\W\d]\w*")
+"""How a reward of one's own is named: `file.py:function`."""
 
 
 def _check_ranges(config: Config) -> None:
@@ -156,6 +169,15 @@ def _check_ranges(config: Config) -> None:
         value = get(config, key)
         if value not in choices:
             raise ConfigError(f"{key} must be one of {', '.join(choices)}, found {value!r}")
+    if config.reward.verifier not in VERIFIERS and not FUNCTION.fullmatch(config.reward.verifier):
+        raise ConfigError(
+            f"reward.verifier must be one of {', '.join(VERIFIERS)}, or a function as file.py:function, "
+            f"found {config.reward.verifier!r}"
+        )
+    if config.reward.sandbox_url and not config.reward.sandbox_url.startswith(("http://", "https://")):
+        raise ConfigError(f"reward.sandbox_url must be an http address, found {config.reward.sandbox_url!r}")
+    if not math.isfinite(config.reward.threshold):
+        raise ConfigError(f"reward.threshold must be a finite number, found {config.reward.threshold}")
     if config.pool.limit < 0:
         raise ConfigError(f"pool.limit must be 0 (all rows) or more, found {config.pool.limit}")
     if config.rollout.responses < 2:

@@ -20,6 +20,10 @@ class PoolError(LearnAlignError):
     """The pool file is missing, malformed, or lacks a column that is needed."""
 
 
+class LogError(LearnAlignError):
+    """A log of rollouts cannot be read, lacks a column that is needed, or does not fit the pool."""
+
+
 class PolicyError(LearnAlignError):
     """The policy model or its tokenizer cannot be loaded or used."""
 

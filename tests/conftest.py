@@ -19,6 +19,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 @pytest.fixture(scope="session")
+def contained() -> None:
+    """Programs can be contained here; a test that needs it is skipped on a system without namespaces."""
+    from learnalign.errors import RewardError
+    from learnalign.rewards import sandbox
+
+    try:
+        sandbox.run("", "", seconds=60, memory_mb=512)
+    except RewardError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The directory with the real data sets; a test that needs it is skipped where there is none."""
     given = os.environ.get("LEARNALIGN_DATA")

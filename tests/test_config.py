@@ -49,6 +49,13 @@ def test_changed_values_survive(tmp_path: Path) -> None:
         ('[sketch]\nspace = "half"', "one of full, lora"),
         ("[sketch]\nadvantage_std = 1", "must be bool, found int 1"),
         ('[policy]\nplain_template = "x"', "{problem}"),
+        (
+            '[reward]\nverifier = "best"',
+            "math, exact, choice, code, imported, or a function as file.py:function, found 'best'",
+        ),
+        ('[reward]\nverifier = "mine.py"', "file.py:function"),
+        ("[reward]\nthreshold = inf", "reward.threshold must be a finite number, found inf"),
+        ('[reward]\nsandbox_url = "host:80"', "must be an http address, found 'host:80'"),
         ("rollout = 3", "must be a table"),
         ("[rollout", "not valid TOML"),
     ],

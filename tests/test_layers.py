@@ -17,10 +17,10 @@ FLOORS: list[set[str]] = [
     {"config", "kernels"},
     {"durable", "progress"},
     {"pool", "rundir", "policy", "store", "scoring", "gradient", "rewards", "report"},
-    {"selection", "rollout"},
+    {"selection", "rollout", "logs"},
     {"stages"},
     {"pipeline"},
-    {"demo"},
+    {"demo", "importing"},
     {"cli"},
     {"__init__"},
 ]

@@ -79,7 +79,7 @@ def write_selection(
     file = open_records(pool_path)
     if file.kind == "parquet":
         table = _selected_table(file, rows)
-        records = _records_of_table(table)
+        records = records_of_table(table)
         notes: list[str] = []
     else:
         records = _selected_records(file, rows)
@@ -214,7 +214,7 @@ def _same(json_value: Any, arrow_value: Any) -> bool:
     return isinstance(json_value, bool) == isinstance(arrow_value, bool) and bool(json_value == arrow_value)
 
 
-def _records_of_table(table: pa.Table) -> list[Record]:
+def records_of_table(table: pa.Table) -> list[Record]:
     """Rows as dictionaries of Python values."""
     columns = [_python_values(column) for column in table.columns]
     return [dict(zip(table.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]

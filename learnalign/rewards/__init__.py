@@ -1,4 +1,4 @@
-"""Answer verification: the table of verifiers, by name.
+"""Rewards: the table of verifiers by name, and functions of one's own as `file.py:function`.
 
 A verifier takes responses and gold answers and returns a `Verdict` for each. This module does not judge, and
 does not decide what a reward is used for.
@@ -6,34 +6,69 @@ does not decide what a reward is used for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TypedDict
 
+from learnalign.config import VERIFIERS
 from learnalign.errors import RewardError
+from learnalign.rewards.choice import ChoiceJudge
+from learnalign.rewards.code import CodeJudge
 from learnalign.rewards.exact import ExactJudge
+from learnalign.rewards.function import FunctionJudge, is_function, source_digest
 from learnalign.rewards.math import MathJudge
-from learnalign.rewards.verdict import Judge, Verdict
+from learnalign.rewards.verdict import Judge, Prompt, Verdict
 
-__all__ = ["VERIFIERS", "Judge", "Verdict", "make_judge"]
-
-
-def _exact(workers: int, timeout_seconds: float, memory_mb: int) -> Judge:
-    return ExactJudge()
-
-
-def _math(workers: int, timeout_seconds: float, memory_mb: int) -> Judge:
-    return MathJudge(workers=workers, timeout_seconds=timeout_seconds, memory_mb=memory_mb)
-
-
-VERIFIERS: dict[str, Callable[[int, float, int], Judge]] = {"math": _math, "exact": _exact}
-"""Name -> maker of a judge from (workers, timeout in seconds, memory limit in MiB)."""
+__all__ = [
+    "VERIFIERS",
+    "Judge",
+    "Limits",
+    "Prompt",
+    "Verdict",
+    "is_function",
+    "make_judge",
+    "needs_rows",
+    "source_digest",
+]
 
 
-def make_judge(verifier: str, *, workers: int, timeout_seconds: float, memory_mb: int) -> Judge:
-    """The judge called `verifier`.
+def make_judge(
+    verifier: str,
+    *,
+    workers: int,
+    timeout_seconds: float,
+    memory_mb: int,
+    threshold: float = 1.0,
+    sandbox_url: str = "",
+    weak_sandbox: bool = False,
+) -> Judge:
+    """The judge called `verifier`, or one that calls a function named `file.py:function`.
 
-    `workers` bounds its processes, `timeout_seconds` the wall-clock time of one judgment, `memory_mb` the
-    address space of one process in MiB. Raises `RewardError` for an unknown name.
+    `workers` bounds its processes, `timeout_seconds` the time of one judgment, `memory_mb` the address space of
+    one process in MiB. A response is correct by a function's reward from `threshold` on. For the last two see
+    `CodeJudge`. Raises `RewardError` for an unknown name.
     """
-    if verifier not in VERIFIERS:
-        raise RewardError(f"unknown verifier {verifier!r}; known: {', '.join(VERIFIERS)}")
-    return VERIFIERS[verifier](workers, timeout_seconds, memory_mb)
+    limits: _Limits = {"workers": workers, "timeout_seconds": timeout_seconds, "memory_mb": memory_mb}
+    if is_function(verifier):
+        return FunctionJudge(verifier, **limits, threshold=threshold)
+    match verifier:
+        case "math":
+            return MathJudge(**limits)
+        case "exact":
+            return ExactJudge()
+        case "choice":
+            return ChoiceJudge()
+        case "imported":
+            raise RewardError("the verifier imported judges nothing: it stands for rewards read by learnalign import")
+        case "code":
+            return CodeJudge(**limits, sandbox_url=sandbox_url, weak_sandbox=weak_sandbox)
+    raise RewardError(f"unknown verifier {verifier!r}; known: {', '.join(VERIFIERS)}, and file.py:function")
+
+
+def needs_rows(verifier: str) -> bool:
+    """Whether the verifier looks at the pool's own rows, and not only at a prompt's answer."""
+    return verifier == "code" or is_function(verifier)
+
+
+class _Limits(TypedDict):
+    workers: int
+    timeout_seconds: float
+    memory_mb: int

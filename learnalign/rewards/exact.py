@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from learnalign.errors import RewardError
 from learnalign.rewards.extract import SHORT, final_answer, gold_answer
 from learnalign.rewards.normalize import normalize, plain_text
 from learnalign.rewards.quantity import quantity, same_quantity
-from learnalign.rewards.verdict import Verdict, check_lengths, verdict
+from learnalign.rewards.verdict import Judge, Prompt, Verdict, check_lengths, verdict
 
 LONGEST = 1000
 """Characters of the longest answer that is compared other than character by character."""
@@ -41,25 +40,16 @@ class FirstLook(NamedTuple):
     candidate: str
 
 
-class ExactJudge:
+class ExactJudge(Judge):
     """The verifier `exact`: a response is correct if its final answer equals the gold one as said above."""
 
-    def judge(self, responses: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
+    def judge(
+        self, responses: Sequence[str], answers: Sequence[str], prompts: Sequence[Prompt] | None = None
+    ) -> list[Verdict]:
         """See `Judge.judge`."""
         check_lengths(responses, answers)
         looks = map(first_look, responses, answers, range(len(answers)))
         return [look.verdict or verdict(False, "wrong") for look in looks]
-
-    def close(self) -> None:
-        """Nothing to release."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def first_look(response: str, answer: str, index: int) -> FirstLook:

@@ -1,13 +1,14 @@
 """What every verifier returns, and the shape of a verifier.
 
-This module does not judge anything: `exact` and `math` do.
+This module does not judge anything: `exact`, `math`, `choice`, `code` and `function` do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 from learnalign.errors import RewardError
 
@@ -18,9 +19,11 @@ class Verdict(NamedTuple):
     `correct` decides the success rate p; `reward` enters the advantages. They are kept apart because a reward
     may hold more than correctness. `how` says what decided:
 
-    - correct: `exact` (equal after normalization) or `math-verify` (equal as mathematics);
+    - correct: `exact` (equal after normalization), `math-verify` (equal as mathematics), `passed` (every test of
+      a program), `reward` (a function of one's own, see `function`) or `imported`;
     - not correct: `wrong`, `unevaluated` (arithmetic left undone where a number was asked for), `no answer`,
-      `empty`, `too long` (the answer, not the response), `timeout` or `crash` (of the worker process).
+      `empty`, `too long` (the answer, not the response), `error` (a program failed in another way than by its
+      answer), `no reward` (a function gave None), `timeout` or `crash` (of the worker process).
     """
 
     correct: bool
@@ -28,25 +31,45 @@ class Verdict(NamedTuple):
     how: str
 
 
-class Judge(Protocol):
+class Prompt(NamedTuple):
+    """What a reward may see of a response's prompt beside the gold answer. Answers in text need none of it."""
+
+    id: str = ""
+    problem: str = ""
+    """The problem as text; of chat messages the last one of the user."""
+    messages: Sequence[Mapping[str, str]] | None = None
+    """The chat messages, None for a plain problem."""
+    source: str = ""
+    row: Mapping[str, Any] = {}
+    """The pool's own row, every column unchanged."""
+
+
+class Judge(ABC):
     """A verifier that is ready to judge. Close it, or use it as a context manager."""
 
-    def judge(self, responses: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
+    @abstractmethod
+    def judge(
+        self, responses: Sequence[str], answers: Sequence[str], prompts: Sequence[Prompt] | None = None
+    ) -> list[Verdict]:
         """Judge `responses[i]` against the gold answer `answers[i]`; verdicts come in input order.
 
-        Raises `RewardError` when the lengths differ, a gold answer is empty, or workers cannot be run.
+        Raises `RewardError` when the lengths differ, a gold answer is unfit, or workers cannot be run.
         """
-        ...
 
-    def close(self) -> None:
+    def notes(self) -> list[str]:
+        """What a person should know of how this judge works here."""
+        return []
+
+    def close(self) -> None:  # noqa: B027 (only some have something to release)
         """Release processes, if there are any. Closing twice is harmless."""
-        ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        self.close()
 
 
 def verdict(correct: bool, how: str) -> Verdict:
@@ -54,9 +77,11 @@ def verdict(correct: bool, how: str) -> Verdict:
     return Verdict(correct, float(correct), how)
 
 
-def check_lengths(responses: Sequence[str], answers: Sequence[str]) -> None:
-    """Raise `RewardError` unless there is one gold answer for every response."""
-    if len(responses) != len(answers):
-        raise RewardError(
-            f"judge expects one answer for each response, found {len(responses)} responses and {len(answers)} answers"
-        )
+def check_lengths(responses: Sequence[str], *others: Sequence[object]) -> None:
+    """Raise `RewardError` unless there is one gold answer (and one prompt) for every response."""
+    for other in others:
+        if len(responses) != len(other):
+            raise RewardError(
+                f"judge expects one answer for each response, found {len(responses)} responses and "
+                f"{len(other)} answers or prompts"
+            )

@@ -2,15 +2,15 @@
 
 Each worker is a plain subprocess that speaks lines over pipes (`worker`), so that it works from threads,
 pytest and notebooks, where forking or multiprocessing's start-up would not. Workers are started when there is
-something to compare, one for every `PAIRS_PER_WORKER` pairs (more once one hangs), and live until `close`.
+something to do, one for every `tasks_per_worker` tasks (more once one hangs), and live until `close`.
 
-- A comparison that exceeds its wall-clock limit: SIGKILL, a new worker if there is more to do, `timeout`.
-- A worker that dies while comparing: the pair is tried once more in a new one, since the cause may have come
-  from outside (memory pressure, somebody's kill); if that dies too, the outcome is `crash`.
+- A task that exceeds its wall-clock limit: SIGKILL, a new worker if there is more to do, `timeout`.
+- A worker that dies over a task: it is tried once more in a new one, since the cause may have come from
+  outside (memory pressure, somebody's kill); if that dies too, the outcome is `crash`.
 - Workers that cannot start at all (math-verify missing, memory limit too small): `RewardError`.
 
-Outcomes come in input order and depend on the pair only, not on the number of workers. This module does not
-know what is compared, and is not for use from several threads at once.
+Outcomes come in input order and depend on the task only, not on the number of workers. This module does not
+know what is asked, and is not for use from several threads at once.
 """
 
 from __future__ import annotations
@@ -19,66 +19,76 @@ import contextlib
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from learnalign.errors import RewardError
 
 START_SECONDS = 120.0
-"""Time that a worker may take to import math-verify: about 1 s on an idle machine."""
+"""Time that a worker may take to start; importing math-verify takes about 1 s on an idle machine."""
 START_ATTEMPTS = 3
-PAIRS_PER_WORKER = 64
-"""A further worker pays off where it saves more than the second or two of its start."""
 TRIES = 2
+_INCOMPLETE = object()
 
-Pair = tuple[str, str]
+
+class Task(NamedTuple):
+    """What a worker is asked, as JSON (what that lacks goes as text), and the wall-clock time that it may take."""
+
+    message: object
+    seconds: float
+
+
+class Outcome(NamedTuple):
+    """A worker's reply; or None, and `timeout` or `crash` for a worker that was lost."""
+
+    reply: object
+    lost: str
 
 
 class _Worker:
-    """One process: its pipes, the pair it is comparing, and when it has to be done."""
+    """One process: its pipes, the task it is at, and when it has to be done."""
 
-    def __init__(self, timeout_seconds: float, memory_mb: int) -> None:
-        command = [sys.executable, "-P", "-m", "learnalign.rewards.worker"]
-        arguments = [str(os.getpid()), str(timeout_seconds), str(memory_mb)]
+    def __init__(self, module: str, arguments: Sequence[str], memory_mb: int) -> None:
+        command = [sys.executable, "-P", "-m", module, str(os.getpid()), str(memory_mb), *arguments]
         # The worker sees the modules that we see; SymPy's ordering must not depend on random hashes.
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self.process = subprocess.Popen(
-            command + arguments,
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "0"},
             process_group=0,  # Ctrl-C in a terminal is for the parent alone
         )
-        self.timeout_seconds = timeout_seconds
         self.ready = False
         self.task: int | None = None
         self.deadline = time.monotonic() + START_SECONDS
         self._received = b""
 
-    def send(self, task: int, pair: Pair) -> None:
-        """Start comparing; a worker that is already dead is noticed when its pipe is read."""
+    def send(self, number: int, task: Task) -> None:
+        """Hand over a task; a worker that is already dead is noticed when its pipe is read."""
         assert self.process.stdin is not None
-        self.task = task
-        self.deadline = time.monotonic() + self.timeout_seconds
+        self.task = number
+        self.deadline = time.monotonic() + task.seconds
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps(pair).encode("ascii") + b"\n")
+            self.process.stdin.write(json.dumps([task.seconds, task.message], default=str).encode("ascii") + b"\n")
             self.process.stdin.flush()
 
-    def receive(self) -> object | None:
-        """The next message if it is complete, None if not yet. Raises `EOFError` if the worker is dead."""
+    def receive(self) -> object:
+        """The next message, `_INCOMPLETE` if there is none yet. Raises `EOFError` if the worker is dead."""
         data = os.read(self.fileno(), 65536)
         if not data:
             raise EOFError
         self._received += data
         line, newline, rest = self._received.partition(b"\n")
         if not newline:
-            return None
+            return _INCOMPLETE
         self._received = rest
         message: object = json.loads(line)
         return message
@@ -89,8 +99,9 @@ class _Worker:
         return self.process.stdout.fileno()
 
     def kill(self) -> None:
-        """SIGKILL, and collect the process."""
-        self.process.kill()
+        """SIGKILL for the process and what it started in its group, and collect it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
@@ -99,20 +110,28 @@ class _Worker:
 
 
 class WorkerPool:
-    """Compare pairs of answers in at most `workers` processes.
+    """Have tasks done in at most `workers` processes that run `module` (one that calls `worker.serve`).
 
-    `timeout_seconds`: wall-clock limit of one comparison. `memory_mb`: address space of a process in MiB.
+    `arguments` are the module's own; `memory_mb` is the address space of a process in MiB. A further worker is
+    started for every `tasks_per_worker` tasks: it pays off where it saves more than its start takes.
     """
 
-    def __init__(self, *, workers: int, timeout_seconds: float, memory_mb: int) -> None:
-        if workers < 1 or not timeout_seconds > 0 or memory_mb < 1:
-            raise RewardError(
-                "workers, timeout_seconds and memory_mb must be greater than 0, found "
-                f"{workers}, {timeout_seconds}, {memory_mb}"
-            )
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str] = (),
+        *,
+        workers: int,
+        memory_mb: int,
+        tasks_per_worker: int = 1,
+    ) -> None:
+        if workers < 1 or memory_mb < 1:
+            raise RewardError(f"workers and memory_mb must be greater than 0, found {workers}, {memory_mb}")
+        self._module = module
+        self._arguments = tuple(arguments)
         self._limit = workers
-        self._timeout_seconds = timeout_seconds
         self._memory_mb = memory_mb
+        self._tasks_per_worker = tasks_per_worker
         self._workers: list[_Worker] = []
         self._failed_starts = 0
 
@@ -121,10 +140,10 @@ class WorkerPool:
         """Process ids of the workers that are up."""
         return [worker.process.pid for worker in self._workers if worker.ready]
 
-    def compare(self, pairs: Sequence[Pair]) -> list[str]:
-        """`equal`, `different`, `timeout` or `crash` for every pair, in order. Raises `RewardError`."""
-        outcomes = [""] * len(pairs)
-        todo = deque((task, 1) for task in range(len(pairs)))
+    def run(self, tasks: Sequence[Task]) -> list[Outcome]:
+        """The outcome of every task, in order. Raises `RewardError` if workers cannot be run."""
+        outcomes = [Outcome(None, "")] * len(tasks)
+        todo = deque((number, 1) for number in range(len(tasks)))
         tries: dict[int, int] = {}
         slow = False
         try:
@@ -132,22 +151,21 @@ class WorkerPool:
                 self._grow(len(todo), slow)
                 for worker in self._workers:
                     if todo and worker.ready and worker.task is None:
-                        task, tries_now = todo.popleft()
-                        tries[task] = tries_now
-                        worker.send(task, pairs[task])
-                for task, outcome in self._wait():
-                    if outcome == "crash" and tries[task] < TRIES:
-                        todo.appendleft((task, tries[task] + 1))
+                        number, tries[number] = todo.popleft()
+                        worker.send(number, tasks[number])
+                for number, outcome in self._wait():
+                    if outcome.lost == "crash" and tries[number] < TRIES:
+                        todo.appendleft((number, tries[number] + 1))
                     else:
-                        outcomes[task] = outcome
-                        slow = slow or outcome == "timeout"
+                        outcomes[number] = outcome
+                        slow = slow or outcome.lost == "timeout"
         except BaseException:
-            self.close()  # an answer still under way would be taken for one of the next call
+            self.close()  # a reply still under way would be taken for one of the next call
             raise
         return outcomes
 
     def close(self) -> None:
-        """End all workers; a later `compare` starts new ones."""
+        """End all workers; a later `run` starts new ones."""
         while self._workers:
             self._workers.pop().kill()
 
@@ -160,16 +178,16 @@ class WorkerPool:
         self.close()
 
     def _grow(self, waiting: int, slow: bool) -> None:
-        """Start workers as the open pairs deserve; all that are allowed once a pair was `slow`."""
+        """Start workers as the open tasks deserve; all that are allowed once one was `slow`."""
         busy = sum(worker.task is not None for worker in self._workers)
-        share = 1 if slow else PAIRS_PER_WORKER
+        share = 1 if slow else self._tasks_per_worker
         wanted = min(-(-(waiting + busy) // share), self._limit)
         while waiting and len(self._workers) < wanted:
-            self._workers.append(_Worker(self._timeout_seconds, self._memory_mb))
+            self._workers.append(_Worker(self._module, self._arguments, self._memory_mb))
 
-    def _wait(self) -> list[tuple[int, str]]:
+    def _wait(self) -> list[tuple[int, Outcome]]:
         """Wait for the next messages, deaths or deadlines; return what was decided."""
-        decided: list[tuple[int, str]] = []
+        decided: list[tuple[int, Outcome]] = []
         awaited = [worker for worker in self._workers if worker.task is not None or not worker.ready]
         with selectors.DefaultSelector() as selector:
             for worker in awaited:
@@ -183,35 +201,32 @@ class WorkerPool:
                 decided += self._drop(worker, "timeout")
         return decided
 
-    def _hear(self, worker: _Worker) -> list[tuple[int, str]]:
+    def _hear(self, worker: _Worker) -> list[tuple[int, Outcome]]:
         try:
             message = worker.receive()
         except EOFError:
             return self._drop(worker, "crash")
-        if message is None:
+        if message is _INCOMPLETE:
             return []
         if not worker.ready:
-            if message != "ready":
-                raise RewardError(
-                    f"a worker cannot load math-verify within {self._memory_mb} MiB ({message}); install it, "
-                    "raise reward.memory_mb, or use the verifier exact"
-                )
+            if isinstance(message, dict):
+                raise RewardError(message["error"])
             worker.ready, self._failed_starts = True, 0
             return []
-        task, worker.task = worker.task, None
-        return [] if task is None else [(task, "equal" if message is True else "different")]
+        number, worker.task = worker.task, None
+        return [] if number is None else [(number, Outcome(message, ""))]
 
-    def _drop(self, worker: _Worker, outcome: str) -> list[tuple[int, str]]:
+    def _drop(self, worker: _Worker, lost: str) -> list[tuple[int, Outcome]]:
         """Kill a worker that hangs or collect one that died. Raises `RewardError` if none ever starts."""
         self._workers.remove(worker)
         worker.kill()
         if worker.task is not None:
-            return [(worker.task, outcome)]
+            return [(worker.task, Outcome(None, lost))]
         self._failed_starts += 1
         if self._failed_starts >= START_ATTEMPTS:
             raise RewardError(
                 f"{START_ATTEMPTS} worker processes in a row died while starting (exit status "
                 f"{worker.process.returncode}) with a memory limit of {self._memory_mb} MiB; "
-                "raise reward.memory_mb, or use the verifier exact"
+                "raise reward.memory_mb"
             )
         return []
