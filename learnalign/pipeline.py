@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from learnalign import durable, rundir
-from learnalign.config import Config
+from learnalign.config import Config, SelectConfig
 from learnalign.errors import CostlyProductsError, LearnAlignError, PoolError
 from learnalign.progress import Progress
 from learnalign.rundir import RunDir
@@ -82,6 +82,8 @@ def advance(run: RunDir, last: str, progress: Progress) -> None:
     for name in STAGES[: STAGES.index(last) + 1]:
         if name == "rollout":
             _check_count(run)
+        if name == "score" and run.config.select.target:
+            _measure_target(run, progress)
         stage = load(name)
         inputs = _inputs(stage, run)
         record = run.record(name)
@@ -97,6 +99,15 @@ def advance(run: RunDir, last: str, progress: Progress) -> None:
         if changed or not record:
             _clear(run, stage)
         _execute(run, stage, inputs, progress)
+
+
+def _measure_target(run: RunDir, progress: Progress) -> None:
+    """Sample and sketch the target set as the pool was, in a run directory within this one."""
+    config = run.config
+    pool = replace(config.pool, path=config.select.target, limit=0)
+    progress.say(f"target: measuring {config.select.target} in {run.target}")
+    asked = replace(config, pool=pool, select=SelectConfig(n=1))
+    work(rundir.create(run.target, asked), asked, "sketch", progress)
 
 
 def load(name: str) -> Stage:
@@ -172,4 +183,4 @@ def verify(run: RunDir) -> list[str]:
         from learnalign.store import SketchReader
 
         damage += [str(found) for found in SketchReader(run.path / "sketches").check()]
-    return damage
+    return damage + (verify(rundir.open_existing(run.target)) if run.config.select.target else [])
