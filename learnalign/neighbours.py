@@ -253,11 +253,12 @@ def _similarities(
     def some(part: Integers) -> Floats:
         own = rows.gather(which[queries[part]])
         others = rows.gather(which[neighbours[part].reshape(-1)]).reshape(len(part), fetch, -1)
-        return np.matmul(others, own[:, :, None])[:, :, 0]
+        products: Floats = np.matmul(others, own[:, :, None])[:, :, 0]
+        return products
 
     parts = blocks(np.arange(len(queries)), max(PAIRS // fetch, 1))
-    products = np.concatenate(list(pool.map(some, parts)))
-    scaled: Floats = np.multiply(products, factor[queries, None] * factor[neighbours]).astype(np.float32)
+    together = np.concatenate(list(pool.map(some, parts)))
+    scaled: Floats = np.multiply(together, factor[queries, None] * factor[neighbours]).astype(np.float32)
     return scaled
 
 
