@@ -1,7 +1,7 @@
 """The k most similar rows of every row: S_ij = z_i . z_j with z_i = w_i phi_i / |phi_i| (w = V, or 1 for cosines).
 
-Approximate search finds about twice as many as are asked for, in fewer dimensions and perhaps among near lists only;
-the similarity of what was found is then computed from the stored rows, and the best k are kept. So a weight is never
+An approximate search finds twice as many as are asked for, in fewer dimensions and perhaps among near lists only; the
+similarity of what was found is then computed from the stored rows, and the best k are kept. So a weight is never
 approximate; a neighbour can be missing, and how many are is measured on a sample of the very rows. `plan` chooses
 among three ways by the arithmetic they take:
 
@@ -119,7 +119,8 @@ def nearest(
     on_gpu = _gpu(device)
     search = Plan("gpu", rows.dimension) if on_gpu else plan(len(which), rows.dimension, seconds)
     folded, length = _folded(rows, which, weight, search.dimension, seed)
-    fetch = min(2 * k, len(which) - 1) + 1  # itself included
+    spare = 1 if search.method == "exact" else 2  # what was approximated is ranked again
+    fetch = min(spare * k, len(which) - 1) + 1  # itself included
     if on_gpu:
         found = tiled(folded, fetch, on_gpu)
     elif search.method == "lists":
