@@ -36,6 +36,7 @@ FOLDED = 1024
 RATE = 1e11
 """Multiplications and additions a second that `plan` counts on: what two cores with AVX2 do at least. A constant,
 since a measured speed would make the result depend on how busy the machine was."""
+GPU_BYTES = 1 << 30
 FEWEST_PROBES = 4
 QUERIES = 2048
 """Rows searched together; bounds what a block holds."""
@@ -109,15 +110,16 @@ def nearest(
 
     Raises:
         MissingPackageError: no GPU, and FAISS is not installed.
-        ArrayError: a row too long or too short for float32, fewer than two rows, or k < 1.
+        ArrayError: a row too long or too short for float32, fewer than two rows, k < 1, or a GPU that is not there.
 
     Memory: m rows of float32 at the dimension of the plan (820 MB for 200,000), however many rows are stored.
+    The GPU takes half as much, in float16.
     """
     if len(which) < 2 or k < 1:
         raise ArrayError(f"neighbours need at least 2 rows and k >= 1, found {len(which)} rows and k = {k}")
     k = min(k, len(which) - 1)
     on_gpu = _gpu(device)
-    search = Plan("gpu", rows.dimension) if on_gpu else plan(len(which), rows.dimension, seconds)
+    search = _gpu_plan(len(which), rows.dimension) if on_gpu else plan(len(which), rows.dimension, seconds)
     folded, length = _folded(rows, which, weight, search.dimension, seed)
     spare = 1 if search.method == "exact" else 2  # what was approximated is ranked again
     fetch = min(spare * k, len(which) - 1) + 1  # itself included
@@ -263,15 +265,21 @@ def _similarities(
     return scaled
 
 
+def _gpu_plan(rows: int, dimension: int) -> Plan:
+    """All pairs at the full dimension, folded only where that many rows would not fit into `GPU_BYTES` of float32."""
+    return Plan("gpu", dimension if 4 * rows * dimension <= GPU_BYTES else min(dimension, FOLDED))
+
+
 def _gpu(device: str) -> str:
     """The torch device of a GPU to search on; empty for the CPU."""
     if device == "cpu":
         return ""
     import torch
 
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else ""
-    return device
+    there = torch.cuda.is_available()
+    if not there and device != "auto":
+        raise ArrayError(f"neighbours are to be searched on {device}, but torch sees no GPU: use cpu or auto")
+    return ("cuda" if device == "auto" else device) if there else ""
 
 
 def _threads() -> int:

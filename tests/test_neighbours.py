@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from learnalign import neighbours
 from learnalign.errors import ArrayError, MissingPackageError
@@ -116,6 +117,19 @@ def test_tiles_of_torch_find_the_same(tile: int) -> None:
     np.testing.assert_allclose(np.take_along_axis(full, positions, 1), expected, atol=1e-6)
 
 
+def test_a_gpu_gets_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole path of a GPU with the CPU in its place: tiles, exact similarities, recall."""
+    monkeypatch.setattr(neighbours, "_gpu", lambda device: "cpu")
+    phi, weight = clustered(300, 2048), np.random.default_rng(0).integers(1, 5, 300) / 20
+    for room, dimension in ((1 << 30, 2048), (300 * 4096, 1024)):
+        monkeypatch.setattr(neighbours, "GPU_BYTES", room)
+        found = nearest(Rows([phi]), np.arange(300), weight, 5)
+        assert (found.facts["method"], found.facts["dimension"]) == ("gpu", dimension)
+        assert found.facts["recall"] > 0.9
+        full = similarities(phi, weight)
+        np.testing.assert_allclose(found.similarity, np.take_along_axis(full, found.positions, 1), rtol=1e-4, atol=1e-6)
+
+
 def test_more_neighbours_than_there_are() -> None:
     found = nearest(Rows([clustered(4, 9)]), np.arange(4), np.ones(4), 10, device="cpu")
     assert sorted(found.positions[1].tolist()) == [0, 2, 3]
@@ -159,6 +173,9 @@ def test_what_cannot_be_searched_is_refused() -> None:
     huge[1] = 1e20
     with pytest.raises(ArrayError, match="found 2e\\+20 in row 1: multiply all of them by one number"):
         nearest(Rows([huge]), np.arange(3), np.ones(3), 2, device="cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ArrayError, match="searched on cuda, but torch sees no GPU: use cpu or auto"):
+            nearest(Rows([np.ones((3, 4), np.float32)]), np.arange(3), np.ones(3), 2, device="cuda")
     with pytest.raises(ArrayError, match="of one d"):
         Rows([np.ones((2, 3)), np.ones((2, 4))])
 
