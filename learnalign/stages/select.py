@@ -34,6 +34,10 @@ from learnalign.store import SketchReader
 NAME = "select"
 PRODUCTS = ("selection.parquet", "selection.jsonl", "picks.parquet")
 COSTLY = False
+MEASURED = ("score", "success_rate", "learnability", "alignment")
+"""Columns of the scores that go with a selected prompt."""
+COLUMNS = (*MEASURED, "row", "prompt_id", "source", "response_tokens", "state")
+"""All that selecting reads; the problems themselves stay on the disk."""
 
 
 def inputs(run: RunDir) -> dict[str, Any]:
@@ -52,14 +56,13 @@ def inputs(run: RunDir) -> dict[str, Any]:
 def execute(run: RunDir, progress: Progress) -> Outcome:
     """Rank and write. Prompts that were never sampled are not candidates."""
     config = run.config.select
-    scores = pq.read_table(run.path / "scores.parquet")
+    scores = pq.read_table(run.path / "scores.parquet", columns=list(COLUMNS))
     candidates = np.flatnonzero(scores["state"].to_numpy() != "skipped")
     among = scores.take(pa.array(candidates))
     n = min(config.n, len(candidates))
     picks = pick(_prompts(run, among, progress), n, config.strategy, _limits(run, among, n))
     rows = candidates[picks.indices]
-    names = ("score", "success_rate", "learnability", "alignment")
-    extra = {f"learnalign_{name}": scores[name].to_numpy()[rows] for name in names}
+    extra = {f"learnalign_{name}": scores[name].to_numpy()[rows] for name in MEASURED}
     extra["learnalign_rank"] = np.arange(1, len(rows) + 1)
     extra["learnalign_gain"] = picks.gains
     file_rows = scores["row"].to_numpy()[rows]  # not the positions: rows without an answer were left out
