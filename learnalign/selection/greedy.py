@@ -22,6 +22,8 @@ from learnalign.selection.prompts import Doubles, Picks, Prompts
 CHEAP_CANDIDATES = 20_000
 """Up to here no prompt of score > 0 is pruned, unless that were more than `MOST_PER_PICK` a pick."""
 MOST_PER_PICK = 256
+LOOK_AHEAD = 256
+"""Picks checked together after one is refused: each refusal costs a pass over the graph."""
 FEWEST_NEIGHBOURS, MOST_NEIGHBOURS = 32, 256
 
 
@@ -128,7 +130,8 @@ def _picks(graph: Graph, candidates: Integers, admission: Admission) -> tuple[In
         mask = picked[graph.rows]
         np.maximum.at(covered, graph.indices[mask], graph.weights[mask])
         usable &= ~picked & admission.has_room(candidates)
-        usable[wanted[count:][~admission.allows(candidates[wanted[count:]])]] = False
+        soon = wanted[count : count + LOOK_AHEAD]  # the refused one, and others that would be refused next
+        usable[soon[~admission.allows(candidates[soon])]] = False
         graph = _left_to_gain(graph, covered, usable)
         covered[:] = 0.0  # it is in the weights now
     return np.concatenate(chosen), np.concatenate(gains)
