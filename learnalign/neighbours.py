@@ -199,7 +199,9 @@ def _all_pairs(folded: Floats, fetch: int) -> Iterator[tuple[Integers, Integers]
 def _in_lists(folded: Floats, search: Plan, fetch: int, seed: int) -> Iterator[tuple[Integers, Integers]]:
     """List by list: its rows against the rows of the lists nearest to it, more of them where those are few."""
     faiss = _faiss()
-    trainer = faiss.Kmeans(search.dimension, search.lists, niter=8, spherical=True, seed=seed % 2**31)
+    trainer = faiss.Kmeans(
+        search.dimension, search.lists, niter=8, spherical=True, seed=seed % 2**31, min_points_per_centroid=1
+    )
     sample = np.sort(np.random.default_rng(seed).permutation(len(folded))[: 64 * search.lists])
     trained = folded[sample]
     trained /= np.maximum(np.linalg.norm(trained, axis=1), SMALLEST_NORM)[:, None]
