@@ -50,13 +50,14 @@ def greedy(prompts: Prompts, n: int, limits: Limits) -> Picks:
 
     What the approximations can cost, with P the prompts of score > 0, T any n of them, C the candidates, S the picks:
 
-    - Pruning. Let M be the size of the pool, tau the lowest score in C, nu_j = sum_i max(0, -S_ij) over the pool. Then
+    - Pruning, with scores against the pool. Let M be its size, tau the lowest score in C and nu_j the sum over the pool
+      of max(0, -S_ij). Then
       F_P(T) <= F_C(T within C) + Vmax sum_{i in P \\ C} V_i + sum_{j in T \\ C} (M tau + nu_j):
       a point that was pruned is worth Vmax V_i at most, and a pick that was pruned, of score below tau, covers no more
-      than M tau + nu_j. Nothing is lost where C = P, which up to 20,000 prompts of score > 0 is the default.
+      than M tau + nu_j. Nothing is lost where C = P: up to 20,000 prompts, if that is no more than 256 a pick.
     - A graph of the k nearest candidates of every point. With s_i the similarity of its k-th,
       F_C(T) <= F_graph(T) + sum_i max(0, s_i), since a pick that is no neighbour of i represents it by s_i at most.
-      (With recall below 1 this holds for the neighbours that were found.)
+      (Where all were found; the measured recall says how far that is so.)
     - Greedy. F_graph(S) >= (1 - 1/e) max F_graph (Nemhauser, Wolsey, Fisher 1978), without limits.
 
     Where candidates run out, the rest is filled in the order of `top`, with gain 0.
