@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from learnalign.config import CHOICES
 from learnalign.errors import LearnAlignError
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ RunArgument = Annotated[Path, typer.Argument(help="Run directory; everything tha
 Pool = Annotated[str | None, typer.Option("--pool", help="JSONL, JSON or Parquet file of prompts with answers.")]
 Model = Annotated[str | None, typer.Option("--model", help="Policy: a model directory or hub name.")]
 Select = Annotated[int | None, typer.Option("--select", "-n", help="How many prompts to select.")]
+Strategy = Annotated[
+    str | None, typer.Option("--strategy", help=f"How to select: {', '.join(CHOICES['select.strategy'])}.")
+]
+Target = Annotated[
+    str | None, typer.Option("--target", help="Pool file of a target set: align with it instead of with the pool.")
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting, as section.key=value; see RUN/config.toml.")
 ]
@@ -45,9 +52,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Result as one JSON object;
 def _work(
     last: str,
     run: Path,
-    pool: str | None,
-    model: str | None,
-    select: int | None,
+    named: dict[str, dict[str, Any]],
     settings: list[str] | None,
     config: Path | None,
     quiet: bool,
@@ -58,15 +63,13 @@ def _work(
         from learnalign import pipeline, rundir
         from learnalign.progress import Progress
 
-        asked = _config(run, config, pool, model, select, settings or [])
+        asked = _config(run, config, named, settings or [])
         opened = rundir.create(run, asked)
         pipeline.work(opened, asked, last, Progress(quiet or as_json))
         _show(opened, last, as_json)
 
 
-def _config(
-    run: Path, file: Path | None, pool: str | None, model: str | None, select: int | None, settings: list[str]
-) -> Config:
+def _config(run: Path, file: Path | None, named: dict[str, dict[str, Any]], settings: list[str]) -> Config:
     """Settings in rising priority: defaults, the run directory's own or --config, --set, the named options."""
     from learnalign import config as c
 
@@ -74,17 +77,25 @@ def _config(
     config = c.read_config(file) if file else c.read_config(own) if own.exists() else c.Config()
     for assignment in settings:
         config = c.parse_assignment(config, assignment)
-    named: dict[str, Any] = {}
-    if pool is not None:
-        named["pool"] = {"path": str(Path(pool).absolute())}
-    if model is not None:
-        named["policy"] = {"model": str(Path(model).absolute()) if Path(model).is_dir() else model}
-    if select is not None:
-        named["select"] = {"n": select}
     source, _, function = config.reward.verifier.rpartition(":")
     if source and not Path(source).is_absolute():
-        named["reward"] = {"verifier": f"{Path(source).absolute()}:{function}"}
+        named = {**named, "reward": {"verifier": f"{Path(source).absolute()}:{function}"}}
     return c.with_values(config, named, where="command line")
+
+
+def _named(
+    pool: str | None, model: str | None, select: int | None, strategy: str | None, target: str | None
+) -> dict[str, dict[str, Any]]:
+    """The settings that have options of their own, where they were given; paths made absolute."""
+    given: dict[str, dict[str, Any]] = {
+        "pool": {"path": pool and str(Path(pool).absolute())},
+        "policy": {"model": str(Path(model).absolute()) if model and Path(model).is_dir() else model},
+        "select": {"n": select, "strategy": strategy, "target": target and str(Path(target).absolute())},
+    }
+    return {
+        section: {name: value for name, value in values.items() if value is not None}
+        for section, values in given.items()
+    }
 
 
 def _show(run: RunDir, last: str, as_json: bool) -> None:
@@ -123,12 +134,14 @@ def _add_stage(name: str, last: str, text: str) -> None:
         pool: Pool = None,
         model: Model = None,
         select: Select = None,
+        strategy: Strategy = None,
+        target: Target = None,
         settings: Settings = None,
         config: ConfigFile = None,
         quiet: Quiet = False,
         as_json: AsJson = False,
     ) -> None:
-        _work(last, run, pool, model, select, settings, config, quiet, as_json)
+        _work(last, run, _named(pool, model, select, strategy, target), settings, config, quiet, as_json)
 
     app.command(name, help=text)(command)
 
@@ -163,7 +176,7 @@ def import_(
         from learnalign.importing import import_rollouts
         from learnalign.progress import Progress
 
-        asked = _config(run, config, pool, model, select, settings or [])
+        asked = _config(run, config, _named(pool, model, select, None, None), settings or [])
         progress = Progress(quiet or as_json)
         columns = {"reward_column": reward_column, "correct_column": correct_column}
         opened = import_rollouts(run, logs, asked, progress, **columns)

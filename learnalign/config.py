@@ -117,6 +117,23 @@ class SelectConfig:
 
     n: int = 1000
     strategy: str = "top"
+    """A key of `learnalign.selection.STRATEGIES`."""
+    seed: int = 0
+    """Of the strategies that draw, and of the neighbour search."""
+    target: str = ""
+    """Pool file of a target set: prompts are aligned with its mean gradient instead of the pool's."""
+    history: str = ""
+    """JSON object of prompt ids and success rates over an earlier run, for the strategies `history` and `limr`."""
+    quota_share: float = 1.0
+    """At most this share of the selection from one value of `quota_column`; 1 sets no quota."""
+    quota_column: str = ""
+    """Column of the pool; empty takes its source."""
+    duplicate_cosine: float = 0.0
+    """No two selected prompts have gradients of this cosine or a larger one; 0 lets all pass."""
+    candidates_per_pick: int = 20
+    """Prompts of score > 0 that `greedy` chooses among, the best by score; up to 20,000 it takes all."""
+    neighbour_seconds: float = 120.0
+    """About what the neighbour search of `greedy` may take on two cores: beyond it, it approximates."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +160,8 @@ POSITIVE = (
     "reward.memory_mb",
     "sketch.batch_tokens",
     "select.n",
+    "select.candidates_per_pick",
+    "select.neighbour_seconds",
 )
 CHOICES = {
     "policy.dtype": ("auto", "float32", "bfloat16", "float16", "float64"),
@@ -150,7 +169,7 @@ CHOICES = {
     "sketch.weighting": ("mean", "token", "constant"),
     "sketch.responses_used": ("all", "one_correct"),
     "sketch.space": ("full", "lora"),
-    "select.strategy": ("top",),
+    "select.strategy": ("top", "greedy", "aligned", "band", "alignment", "random", "length", "history", "limr"),
 }
 
 
@@ -196,7 +215,11 @@ def _check_ranges(config: Config) -> None:
         raise ConfigError(f"sketch.rank must be 0 (exact gradients) or more, found {config.sketch.rank}")
     if "{problem}" not in config.policy.plain_template:
         raise ConfigError("policy.plain_template must contain {problem}")
-    for key in ("rollout.seed", "sketch.seed"):
+    if not 0.0 < config.select.quota_share <= 1.0:
+        raise ConfigError(f"select.quota_share must lie above 0 and up to 1, found {config.select.quota_share}")
+    if not 0.0 <= config.select.duplicate_cosine <= 1.0:
+        raise ConfigError(f"select.duplicate_cosine must lie from 0 to 1, found {config.select.duplicate_cosine}")
+    for key in ("rollout.seed", "sketch.seed", "select.seed"):
         if not 0 <= get(config, key) < 1 << 63:
             raise ConfigError(f"{key} must be from 0 to 2^63 - 1, found {get(config, key)}")
 

@@ -32,6 +32,10 @@ class RewardError(LearnAlignError):
     """A verifier is unknown or cannot be run."""
 
 
+class MissingPackageError(LearnAlignError):
+    """An optional package that the request needs is not installed; the message names the extra."""
+
+
 class ArrayError(LearnAlignError, ValueError):
     """An array has the wrong shape, dtype, or values (NaN, a zero row, a rate outside [0, 1])."""
 

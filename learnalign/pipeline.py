@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from learnalign import durable, rundir
-from learnalign.config import Config
+from learnalign.config import Config, SelectConfig
 from learnalign.errors import CostlyProductsError, LearnAlignError, PoolError
 from learnalign.progress import Progress
 from learnalign.rundir import RunDir
@@ -84,6 +84,8 @@ def advance(run: RunDir, last: str, progress: Progress) -> None:
     for name in STAGES[: STAGES.index(last) + 1]:
         if name == "rollout":
             _check_count(run)
+        if name == "score" and run.config.select.target:
+            _measure_target(run, progress)
         stage = load(name)
         inputs = _inputs(stage, run)
         record = run.record(name)
@@ -99,6 +101,15 @@ def advance(run: RunDir, last: str, progress: Progress) -> None:
         if changed or not record:
             _clear(run, stage)
         _execute(run, stage, inputs, progress)
+
+
+def _measure_target(run: RunDir, progress: Progress) -> None:
+    """Sample and sketch the target set as the pool was, in a run directory within this one."""
+    config = run.config
+    pool = replace(config.pool, path=config.select.target, limit=0)
+    progress.say(f"target: measuring {config.select.target} in {run.target}")
+    asked = replace(config, pool=pool, select=SelectConfig(n=1))
+    work(rundir.create(run.target, asked), asked, "sketch", progress)
 
 
 def load(name: str) -> Stage:
@@ -174,24 +185,26 @@ def verify(run: RunDir) -> list[str]:
                 damage += sketches
             elif rundir.digest(path) != expected:
                 damage.append(f"{path}: differs from what stage {name} wrote; delete it to make it again")
-    return damage if run.record("sketch").get("outputs") else damage + sketches
+    damage += [] if run.record("sketch").get("outputs") else sketches
+    return damage + (verify(rundir.open_existing(run.target)) if run.config.select.target else [])
 
 
 def repair(run: RunDir) -> list[str]:
     """Set damaged rows of sketches aside, so that the next run sketches exactly these prompts again.
 
-    Returns what was found. Raises `RunLockedError` while another process works in the directory, `StoreError` where
-    the store cannot be repaired.
+    Returns what was found, in a target set's directory too. Raises `RunLockedError` while another process works in
+    the directory, `StoreError` where the store cannot be repaired.
     """
     from learnalign import store
 
+    target = repair(rundir.open_existing(run.target)) if run.config.select.target and run.target.is_dir() else []
     with run.locked():
         folder = run.path / SKETCHES
         damage = store.SketchReader(folder).check() if folder.is_dir() else []
         if damage:
             run.reopen("sketch")  # first: whatever happens from here on, the stage is not called done
             store.repair(folder, damage)
-        return [str(found) for found in damage]
+        return [str(found) for found in damage] + target
 
 
 def _sketch_damage(run: RunDir) -> list[str]:

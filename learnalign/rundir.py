@@ -3,6 +3,7 @@
     config.toml      every setting, defaults spelled out
     manifest.json    versions, policy, and for each stage: state, inputs, outputs with digests, rows, seconds
     pool.parquet     prompts as the pipeline sees them
+    target/          where a target set is given: a run directory of its own, up to its sketches
     rollouts/*.parquet  rewards/*.parquet  sketches/  scores.parquet  selection.{parquet,jsonl}  report.html
 
 A stage's inputs are a flat table of named values (settings, digests of the files it reads) that determine what it
@@ -28,7 +29,7 @@ from learnalign.errors import RunError, RunLockedError
 
 FORMAT = 1
 LAP_SECONDS = 5.0
-REPORTED_PACKAGES = ("learnalign", "torch", "transformers", "numpy", "pyarrow", "math-verify")
+REPORTED_PACKAGES = ("learnalign", "torch", "transformers", "numpy", "pyarrow", "math-verify", "faiss-cpu")
 
 Inputs = Mapping[str, str | int | float]
 
@@ -38,6 +39,11 @@ class RunDir:
 
     def __init__(self, path: Path, config: Config, manifest: dict[str, Any]) -> None:
         self.path, self.config, self.manifest = path, config, manifest
+
+    @property
+    def target(self) -> Path:
+        """The run directory in which the prompts of `select.target` are measured."""
+        return self.path / "target"
 
     def save_config(self, config: Config) -> None:
         """Make `config` the run's configuration."""

@@ -40,7 +40,10 @@ def test_changed_values_survive(tmp_path: Path) -> None:
         ("[rollout]\nresponses = 1", "at least 2"),
         ("[rollout]\ntemperature = nan", "greater than 0"),
         ("[select]\nn = 0", "select.n must be greater than 0, found 0"),
-        ('[select]\nstrategy = "best"', "one of top, found 'best'"),
+        (
+            '[select]\nstrategy = "best"',
+            "one of top, greedy, aligned, band, alignment, random, length, history, limr, found 'best'",
+        ),
         ("[sketch]\ndimension = 1000", "power of two"),
         ("[sketch]\nseed = -1", "from 0 to"),
         ("[sketch]\nrank = -1", "sketch.rank must be 0 (exact gradients) or more, found -1"),

@@ -16,8 +16,10 @@ FLOORS: list[set[str]] = [
     {"_core"},
     {"config", "kernels"},
     {"durable", "progress"},
-    {"pool", "rundir", "policy", "store", "scoring", "gradient", "rewards", "report"},
+    {"rows", "pool", "rundir", "policy", "store", "scoring", "gradient", "rewards"},
+    {"neighbours"},
     {"selection", "rollout", "logs"},
+    {"report"},
     {"stages"},
     {"pipeline"},
     {"demo", "importing"},
@@ -29,6 +31,7 @@ ONLY_HERE = {
     "transformers": {"policy", "demo.train"},
     "typer": {"cli"},
     "math_verify": {"rewards"},
+    "faiss": {"neighbours"},
     "learnalign._core": {"store", "scoring", "selection", "kernels.fold_native"},
 }
 

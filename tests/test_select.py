@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from learnalign.errors import ArrayError
 from learnalign.scoring import score
-from learnalign.selection import STRATEGIES, facility_location, select, top
+from learnalign.selection import facility_location, select, top
 
 
 def in_order(scores: np.ndarray, learnability: np.ndarray) -> list[int]:
@@ -59,7 +59,6 @@ def test_select_scores_and_picks() -> None:
     assert np.array_equal(selection.scores, score(phi, p))
     assert selection.indices.tolist() == in_order(selection.scores, p * (1 - p))[:12]
     assert np.array_equal(selection.gains, selection.scores[selection.indices])
-    assert set(STRATEGIES) == {"top"}
 
 
 def test_prompts_of_one_row_each_do_not_depend_on_the_order_of_the_pool() -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from learnalign.config import Config
 from learnalign.report.wording import decimals, number, plural, share, were
+from learnalign.selection import STRATEGIES
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -195,8 +196,7 @@ def _outcome(found: Findings) -> list[str]:
     n = len(found.facts.selected)
     if not n:
         return ["Nothing was selected."]
-    order = ", highest score first" if found.count("learnable", found.picked) > 1 else ""
-    sentences = [f"{plural(n, 'prompt')} {'was' if n == 1 else 'were'} selected{order}."]
+    sentences = [f"{plural(n, 'prompt')} {'was' if n == 1 else 'were'} selected{_manner(found.facts.config)}."]
     p, p_pool, v, v_pool = (
         mean(values[mask])
         for values in (found.success_rate, found.learnability)
@@ -211,11 +211,24 @@ def _outcome(found: Findings) -> list[str]:
     return sentences
 
 
+def _manner(config: Config) -> str:
+    """How the selection was made, as the end of a sentence."""
+    select = config.select
+    limits = []
+    if select.quota_share < 1.0:
+        limits.append(f"at most {share(select.quota_share, 1)} from one {select.quota_column or 'source'}")
+    if select.duplicate_cosine:
+        limits.append(f"no two with gradients of cosine {select.duplicate_cosine:g} or more")
+    return ": " + ", ".join([f"{STRATEGIES[select.strategy].what} (strategy {select.strategy})", *limits])
+
+
 def why(found: Findings) -> str:
     """Why these prompts and not others, in a few sentences."""
+    target = found.facts.config.select.target
+    whose = f"of the target set {Path(target).name}" if target else "of the pool"
     text = (
         "Score = learnability \u00d7 alignment. Learnability p(1\u2212p) is largest for prompts solved "
-        "half the time; alignment says how well a prompt's gradient agrees with the pool's mean gradient."
+        f"half the time; alignment says how well a prompt's gradient agrees with the mean gradient {whose}."
     )
     scores = found.score[found.picked & found.learnable]
     if len(scores) < 2:
@@ -240,7 +253,7 @@ def warnings(found: Findings) -> list[str]:
     if negative:
         lines.append(
             f"{plural(negative, 'selected prompt')} {'has' if negative == 1 else 'have'} a negative score: "
-            "learnable, but with a gradient that points away from the pool's mean."
+            "learnable, but with a gradient that points away from the mean."
         )
     lines += _source_warning(found)
     left_out = found.count("skipped") + found.count("set aside")

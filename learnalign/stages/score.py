@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ import pyarrow.parquet as pq
 from learnalign import durable
 from learnalign.errors import StoreError
 from learnalign.progress import Progress
-from learnalign.rundir import RunDir
+from learnalign.rows import Rows
+from learnalign.rundir import RunDir, open_existing
 from learnalign.scoring import score_shards
+from learnalign.selection import mean_direction, score_against
 from learnalign.stages import Outcome
 from learnalign.store import SketchReader
 
@@ -29,26 +32,33 @@ def inputs(run: RunDir) -> dict[str, Any]:
         "rollouts": run.output("rollout", "rollouts"),
         "rewards": run.output("reward", "rewards"),
         "sketches": run.output("sketch", "sketches"),
+        **_target_input(run),
     }
 
 
 def execute(run: RunDir, progress: Progress) -> Outcome:
-    """score_i = z_i . mean_j z_j over all sampled prompts, with z_i = p_i (1 - p_i) phi_i / |phi_i|."""
+    """score_i = z_i . mean_j z_j over all sampled prompts, with z_i = p_i (1 - p_i) phi_i / |phi_i|.
+
+    With a target set, its mean direction takes the place of mean_j z_j (see `learnalign.selection.target`).
+    """
     pool = pq.read_table(run.path / "pool.parquet", columns=["row", "prompt_id", "problem", "source"])
     row_of = {prompt_id: row for row, prompt_id in enumerate(pool["prompt_id"].to_pylist())}
     success, length = _groups(run, row_of, pool.num_rows)
     learnability = success * (1 - success)
-    reader = SketchReader(run.path / "sketches")
-    if not reader.complete:
-        raise StoreError(f"{run.path / 'sketches'} is damaged or unfinished: 'learnalign check {run.path}' says where")
+    reader = _complete(run.path)
     rows = np.array([row_of[prompt_id] for prompt_id in reader.prompt_ids], dtype=np.int64)
     usable = np.isfinite(reader.norm) & (reader.norm > 0)
-    scored = score_shards(
-        reader.shards,
-        np.where(usable, learnability[rows], 0.0),
-        pool_size=int(np.isfinite(success).sum()),
-        scale=reader.scale if reader.dtype == "int8" else None,
-    )
+    values = np.where(usable, learnability[rows], 0.0)
+    if run.config.select.target:
+        target = _complete(run.target)
+        scored = score_against(Rows(reader.shards), values, mean_direction(Rows(target.shards)))
+    else:
+        scored = score_shards(
+            reader.shards,
+            values,
+            pool_size=int(np.isfinite(success).sum()),
+            scale=reader.scale if reader.dtype == "int8" else None,
+        )
     score, alignment, norm = np.zeros(len(success)), np.zeros(len(success)), np.full(len(success), np.nan)
     score[rows], alignment[rows], norm[rows] = scored.score, scored.alignment, reader.norm
     state, reason = _states(run, success, rows[~usable], reader.norm[~usable], row_of)
@@ -68,6 +78,22 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
     lost = state.count("set aside")
     notes = [f"{lost:,} prompts set aside: their gradient is zero or not finite"] if lost else []
     return Outcome(pool.num_rows, notes)
+
+
+def _target_input(run: RunDir) -> dict[str, Any]:
+    """The sketches of the target set, where there is one."""
+    if not run.config.select.target:
+        return {}
+    return {"target sketches": open_existing(run.target).output("sketch", "sketches")}
+
+
+def _complete(directory: Path) -> SketchReader:
+    reader = SketchReader(directory / "sketches")
+    if not reader.complete:
+        raise StoreError(
+            f"{directory / 'sketches'} is damaged or unfinished: 'learnalign check {directory}' says where"
+        )
+    return reader
 
 
 def _groups(run: RunDir, row_of: dict[str, int], size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,32 +1,18 @@
-"""Which prompts to train on: strategies that pick n rows given their scores.
+"""The two rankings of the C++ core, with their arguments checked: the best by score, and greedy facility location.
 
-`STRATEGIES` is the one table; a strategy is a function of scores and learnability. This module does not score
-the shards of a store (see `scoring`) and does not write the selection.
+They know nothing of prompts, sketches or neighbours: `strategies` and `greedy` build on them.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from learnalign import _core
 from learnalign.errors import ArrayError
-from learnalign.scoring import learnability_of, score, sketch_array
-
-
-class Selection(NamedTuple):
-    """The rows picked, best first, and the scores of all rows."""
-
-    indices: npt.NDArray[np.int64]
-    """[n] row numbers in the order of picking."""
-    gains: npt.NDArray[np.float64]
-    """[n] what each pick added to the strategy's objective; for `top` its score."""
-    scores: npt.NDArray[np.float64]
-    """[N] score of every row."""
 
 
 def top(score: npt.NDArray[np.float64], learnability: npt.NDArray[np.float64], n: int) -> npt.NDArray[np.int64]:
@@ -51,7 +37,7 @@ def top(score: npt.NDArray[np.float64], learnability: npt.NDArray[np.float64], n
             "score and learnability must be 1-dimensional and of one length, "
             f"found shapes {list(scores.shape)} and {list(values.shape)}"
         )
-    count = _count(n, len(scores))
+    count = count_of(n, len(scores))
     return _core.top(np.ascontiguousarray(scores, np.float64), np.ascontiguousarray(values, np.float64), count)
 
 
@@ -83,7 +69,7 @@ def facility_location(
         raise ArrayError(f"weights must be float32 [{len(points)}], found {values.dtype} {list(values.shape)}")
     if len(pointers) < 1:
         raise ArrayError("indptr must have one entry more than there are candidates, found 0")
-    count = _count(n, len(pointers) - 1)
+    count = count_of(n, len(pointers) - 1)
     return _core.facility_location(pointers, points, np.ascontiguousarray(values), count, operator.index(rows))
 
 
@@ -94,35 +80,8 @@ def _whole_numbers(values: Any, name: str) -> npt.NDArray[np.int64]:
     return np.ascontiguousarray(array, np.int64)
 
 
-STRATEGIES: dict[str, Callable[[npt.NDArray[np.float64], npt.NDArray[np.float64], int], npt.NDArray[np.int64]]] = {
-    "top": top
-}
-"""Name -> function (score [N], learnability [N], n) -> row numbers [n], best first."""
-
-
-def select(phi: Any, success_rate: Any, n: int, *, strategy: str = "top") -> Selection:
-    """Score all rows of `phi` and pick `n` of them.
-
-    Args:
-        phi: [N, d] gradient sketches (see `learnalign.scoring.score`).
-        success_rate: [N] p in [0, 1].
-        n: how many rows, 1 to N. With fewer learnable rows than n, the learnable ones come first.
-        strategy: a key of `STRATEGIES`; `top` is the paper's.
-
-    Raises:
-        ArrayError: arrays that cannot be scored, an n outside 1..N, or an unknown strategy.
-    """
-    if strategy not in STRATEGIES:
-        raise ArrayError(f"unknown strategy {strategy!r}: expected one of {', '.join(STRATEGIES)}")
-    rows = sketch_array(phi)
-    count = _count(n, len(rows))
-    learnability = learnability_of(success_rate, len(rows))
-    scores = score(rows, success_rate)
-    indices = STRATEGIES[strategy](scores, learnability, count)
-    return Selection(indices, scores[indices], scores)
-
-
-def _count(n: int, rows: int) -> int:
+def count_of(n: int, rows: int) -> int:
+    """n as an int from 1 to `rows`. Raises `ArrayError` for anything else."""
     try:
         count = operator.index(n)
     except TypeError:

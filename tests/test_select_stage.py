@@ -1,0 +1,203 @@
+"""Selecting in a run directory: strategies, target sets, quotas and histories change what they should and say it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from learnalign import pipeline, rundir
+from learnalign.cli import app
+from learnalign.config import (
+    CHOICES,
+    Config,
+    PolicyConfig,
+    PoolConfig,
+    RewardConfig,
+    RolloutConfig,
+    SelectConfig,
+    SketchConfig,
+)
+from learnalign.demo.pool import write_pool
+from learnalign.demo.run import POLICY
+from learnalign.errors import CostlyProductsError, PoolError
+from learnalign.pool.values import column_values
+from learnalign.report import render
+from learnalign.selection import STRATEGIES
+from learnalign.stages.report import facts
+from learnalign.store import SketchReader
+
+PROMPTS, SELECTED = 84, 15
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run over 84 generated problems, with a history of each beside it."""
+    folder = tmp_path_factory.mktemp("runs")
+    pool = write_pool(folder / "pool.jsonl", PROMPTS, seed=3)
+    config = Config(
+        pool=PoolConfig(path=str(pool)),
+        policy=PolicyConfig(model=str(POLICY)),
+        rollout=RolloutConfig(max_new_tokens=16),
+        reward=RewardConfig(verifier="exact"),
+        sketch=SketchConfig(dimension=1024, dtype="int8"),
+        select=SelectConfig(n=SELECTED),
+    )
+    ids = [json.loads(line)["id"] for line in pool.open()]
+    (folder / "history.json").write_text(json.dumps({i: [0.0, k / PROMPTS] for k, i in enumerate(ids)}))
+    return pipeline.run(config, folder / "run").directory
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def select_again(run: Path, **settings: Any) -> list[dict[str, Any]]:
+    """Run again under other settings of [select]; the selected lines."""
+    config = rundir.open_existing(run).config
+    result = pipeline.run(replace(config, select=replace(config.select, **settings)), run)
+    return [json.loads(line) for line in result.selection_jsonl.open()]
+
+
+@pytest.mark.parametrize("strategy", CHOICES["select.strategy"])
+def test_every_strategy_from_the_command_line(run: Path, finished: Path, strategy: str) -> None:
+    history = f"select.history={finished.parent / 'history.json'}"
+    kept = (run / "scores.parquet").stat().st_mtime_ns
+    result = CliRunner().invoke(app, ["run", str(run), "--strategy", strategy, "--set", history, "-q"])
+    assert result.exit_code == 0, result.output
+    told = " ".join(result.output.split())
+    assert f"{SELECTED} prompts were selected: {STRATEGIES[strategy].what} (strategy {strategy})." in told
+    lines = [json.loads(line) for line in (run / "selection.jsonl").open()]
+    scores = {row["prompt_id"]: row for row in pq.read_table(run / "scores.parquet").to_pylist()}
+    assert [line["learnalign_rank"] for line in lines] == list(range(1, SELECTED + 1))
+    assert len({line["id"] for line in lines}) == SELECTED
+    value = {
+        "top": lambda row: row["score"],
+        "band": lambda row: row["learnability"],
+        "length": lambda row: row["response_tokens"],
+        "history": lambda row: int(row["prompt_id"].split("-")[-1]) / PROMPTS / 2,
+    }.get(strategy)
+    if value is not None:
+        order = sorted(scores.values(), key=lambda row: (-value(row), row["row"]))
+        if strategy == "top":
+            order.sort(key=lambda row: row["learnability"] == 0)
+        assert [line["id"] for line in lines] == [row["prompt_id"] for row in order[:SELECTED]]
+        assert [line["learnalign_gain"] for line in lines] == pytest.approx([value(row) for row in order[:SELECTED]])
+    if strategy in ("greedy", "aligned"):
+        assert min(line["learnalign_score"] for line in lines) > 0
+    assert (run / "scores.parquet").stat().st_mtime_ns == kept, "nothing is scored again"
+    assert "strategy " + strategy in (run / "report.html").read_text()
+    recorded = rundir.open_existing(run).record("select")["strategy"]
+    assert recorded["name"] == strategy
+    assert ("neighbours" in recorded) == (strategy == "greedy")
+
+
+def test_greedy_covers_more_than_top_and_records_its_recall(run: Path) -> None:
+    """F over the prompts of score > 0, from the stored sketches and the definition."""
+    scores, reader = pq.read_table(run / "scores.parquet").to_pylist(), SketchReader(run / "sketches")
+    z = {r["prompt_id"]: r["learnability"] * reader[r["prompt_id"]].astype(float) for r in scores if r["score"] > 0}
+    z = {i: row / np.linalg.norm(reader[i].astype(float)) for i, row in z.items()}
+    points = np.array(list(z.values()))
+
+    def covered(lines: list[dict[str, Any]]) -> float:
+        return float(np.maximum(points @ np.array([z[line["id"]] for line in lines]).T, 0).max(axis=1).sum())
+
+    best, greedy = (select_again(run, strategy=name) for name in ("top", "greedy"))
+    assert covered(greedy) > 1.01 * covered(best)
+    facts_of = rundir.open_existing(run).record("select")["strategy"]
+    assert facts_of["neighbours"]["recall"] == 1.0
+    assert facts_of["objective"] == pytest.approx(covered(greedy), rel=1e-3)
+
+
+def test_the_seed_decides_and_is_recorded(run: Path) -> None:
+    one, again, other = (select_again(run, strategy="random", seed=seed) for seed in (1, 1, 2))
+    assert one == again != other
+    assert rundir.open_existing(run).record("select")["inputs"]["select.seed"] == 2
+
+
+def test_a_quota_a_source_and_a_quota_a_column(run: Path) -> None:
+    lines = select_again(run, quota_share=0.2, quota_column="family")
+    families = [line["family"] for line in lines]
+    assert max(families.count(name) for name in families) <= 3
+    assert len(lines) == SELECTED
+    assert "at most 20.0% from one family" in " ".join(render(facts(rundir.open_existing(run))).split())
+    with pytest.raises(PoolError, match=r"no row has a value in column 'topic': check select.quota_column"):
+        select_again(run, quota_column="topic")
+    lines = select_again(run, quota_column="", quota_share=0.2)  # every source is "": one group, and too few are left
+    assert len(lines) == 3
+    notes = pipeline.result(rundir.open_existing(run)).notes
+    assert any("the limits leave 3 of 15" in note for note in notes)
+
+
+def test_columns_of_every_kind_of_pool(tmp_path: Path) -> None:
+    records = [{"a": {"b": "x"}, "n": 1}, {"a": {"b": "y"}, "n": 2}, {"n": 3}]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, records)))
+    (tmp_path / "p.json").write_text(json.dumps(records))
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "p.parquet")
+    for name in ("p.jsonl", "p.json", "p.parquet"):
+        assert column_values(tmp_path / name, "a.b", [2, 0, 1]) == ["", "x", "y"]
+        assert column_values(tmp_path / name, "n", [1]) == ["2"]
+        with pytest.raises(PoolError, match=r"no row has a value in column 'a\.c'"):
+            column_values(tmp_path / name, "a.c", [0])
+        with pytest.raises(PoolError, match="has no row 3, only 3"):
+            column_values(tmp_path / name, "n", [3])
+
+
+def test_no_two_selected_prompts_are_near_duplicates(run: Path) -> None:
+    reader = SketchReader(run / "sketches")
+    lines = select_again(run, duplicate_cosine=0.05)
+    unit = np.array([reader[line["id"]] for line in lines if line["id"] in reader], np.float64)
+    unit /= np.linalg.norm(unit, axis=1)[:, None]
+    assert (unit @ unit.T - 2 * np.eye(len(unit))).max() < 0.05
+    assert lines != select_again(run, duplicate_cosine=0.0)
+
+
+def test_a_target_set_is_measured_like_the_pool_and_draws_the_selection(run: Path, tmp_path: Path) -> None:
+    """Scores are V u . m_T, from the sketches of the run within the run; the target's family gains."""
+    whole = [json.loads(line) for line in write_pool(tmp_path / "more.jsonl", 560, seed=9).open()]
+    target = tmp_path / "target.jsonl"
+    target.write_text("\n".join(json.dumps(row) for row in whole if row["family"] == "sort"))
+    before = select_again(run)
+    result = CliRunner().invoke(app, ["run", str(run), "--target", str(target)])
+    assert result.exit_code == 0, result.output
+    assert "mean gradient of the target set target.jsonl" in " ".join(result.output.split())
+    lines = [json.loads(line) for line in (run / "selection.jsonl").open()]
+    ours, theirs = (SketchReader(folder / "sketches") for folder in (run, run / "target"))
+    units = [row.astype(float) / np.linalg.norm(row.astype(float)) for _, b in theirs.blocks() for row in b]
+    direction = np.mean(units, axis=0)
+    for row in pq.read_table(run / "scores.parquet").to_pylist():
+        if row["prompt_id"] in ours:
+            phi = ours[row["prompt_id"]].astype(float)
+            cosine = phi @ direction / np.linalg.norm(phi)
+            assert row["score"] == pytest.approx(row["learnability"] * cosine, rel=1e-3, abs=1e-6)
+            assert row["alignment"] == pytest.approx(cosine / np.linalg.norm(direction), rel=1e-3, abs=1e-5)
+    share = [sum(line["family"] == "sort" for line in some) for some in (before, lines)]
+    assert share[1] > share[0]
+    assert theirs.identity == ours.identity or set(theirs.identity) == set(ours.identity)
+    assert pipeline.verify(rundir.open_existing(run)) == []
+    # another target is other rollouts: refused; without one, the old scores come back
+    target.write_text(target.read_text().splitlines()[0])
+    with pytest.raises(CostlyProductsError, match="target/rollouts was made with other inputs"):
+        select_again(run)
+    assert select_again(run, target="") == before
+
+
+def test_a_history_that_names_other_prompts_is_refused(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text('{"nobody": [0.5]}')
+    result = CliRunner().invoke(
+        app, ["run", str(run), "--strategy", "history", "--set", f"select.history={tmp_path / 'other.json'}"]
+    )
+    assert result.exit_code == 2
+    result = CliRunner().invoke(app, ["run", str(run), "--strategy", "history", "--set", "select.history="])
+    assert result.exit_code == 2
+    result = CliRunner().invoke(app, ["run", str(run), "--strategy", "best"])
+    assert result.exit_code == 2
