@@ -305,7 +305,7 @@ def test_prompts_without_a_history_rank_last() -> None:
     ("text", "line"),
     [
         ("{", "not valid JSON"),
-        ("[]", "must hold one JSON object of prompt ids and lists"),
+        ("[]", "must hold one JSON object of ids and lists"),
         ("{}", "holds no histories"),
         ('{"7": [0.5, 1.5]}', "the history of prompt '7' must be a list of success rates from 0 to 1"),
         ('{"7": 0.5}', "the history of prompt '7'"),
