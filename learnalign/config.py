@@ -53,11 +53,19 @@ class RolloutConfig:
     """How responses are sampled: G = `responses` at `temperature` (the paper: 8 at 1.0)."""
 
     responses: int = 8
+    """G; the most that a prompt gets where `allocation` is not `fixed`."""
     temperature: float = 1.0
     max_new_tokens: int = 512
     seed: int = 0
     batch_sequences: int = 256
     """Sequences sampled together. A batch is also the unit of resuming: one Parquet part each."""
+    allocation: str = "fixed"
+    """`fixed` (G for every prompt), `screen` (two, the rest of G only where they differ) or `halving` (rounds
+    that keep the most promising prompts). See `learnalign.rollout.allocation`."""
+    budget: float = 8.0
+    """Of `halving`: responses a prompt on average over the pool."""
+    keep: int = 0
+    """Of `halving`: prompts that are sampled to the end; 0 is twice select.n."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,7 @@ class Config:
 
 
 POSITIVE = (
+    "rollout.budget",
     "rollout.temperature",
     "rollout.max_new_tokens",
     "rollout.batch_sequences",
@@ -132,6 +141,7 @@ POSITIVE = (
 )
 CHOICES = {
     "policy.dtype": ("auto", "float32", "bfloat16", "float16", "float64"),
+    "rollout.allocation": ("fixed", "screen", "halving"),
     "reward.verifier": ("math", "exact"),
     "sketch.dtype": ("float16", "int8", "float32"),
     "sketch.weighting": ("mean", "token", "constant"),
@@ -157,6 +167,7 @@ def _check_ranges(config: Config) -> None:
         raise ConfigError(
             f"rollout.responses must be at least 2 (a success rate needs a group), found {config.rollout.responses}"
         )
+    _check_halving(config.rollout)
     d = config.sketch.dimension
     if not 128 <= d <= 1 << 20 or d & (d - 1):
         raise ConfigError(f"sketch.dimension must be a power of two from 128 to 1048576, found {d}")
@@ -167,6 +178,17 @@ def _check_ranges(config: Config) -> None:
     for key in ("rollout.seed", "sketch.seed"):
         if not 0 <= get(config, key) < 1 << 63:
             raise ConfigError(f"{key} must be from 0 to 2^63 - 1, found {get(config, key)}")
+
+
+def _check_halving(rollout: RolloutConfig) -> None:
+    if rollout.keep < 0:
+        raise ConfigError(f"rollout.keep must be 0 (twice select.n) or more, found {rollout.keep}")
+    if rollout.allocation == "halving" and not 2 < rollout.budget < rollout.responses:
+        raise ConfigError(
+            "rollout.budget (responses a prompt on average) must be more than 2 and less than rollout.responses "
+            f"(the most that one gets), found {rollout.budget:g} and {rollout.responses}: set for example "
+            "rollout.budget=8 and rollout.responses=32"
+        )
 
 
 def get(config: Config, key: str) -> Any:
