@@ -17,7 +17,7 @@ FLOORS: list[set[str]] = [
     {"config", "kernels"},
     {"durable", "progress"},
     {"pool", "rundir", "policy", "store", "scoring", "gradient", "rewards", "report"},
-    {"selection", "rollout"},
+    {"selection", "rollout", "warmup"},
     {"stages"},
     {"pipeline"},
     {"demo"},
@@ -26,8 +26,11 @@ FLOORS: list[set[str]] = [
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 ONLY_HERE = {
-    "transformers": {"policy", "demo.train"},
+    "transformers": {"policy", "demo.train", "warmup"},
+    "trl": {"warmup"},
     "typer": {"cli"},
+    "vllm": {"rollout"},
+    "httpx2": {"rollout"},
     "math_verify": {"rewards"},
     "learnalign._core": {"store", "scoring", "selection", "kernels.fold_native"},
 }

@@ -22,7 +22,7 @@ from learnalign.config import RolloutConfig
 Counts = npt.NDArray[np.int64]
 
 SCREEN_FIRST = 2
-"""Three instead cost 1.3 responses a prompt more and pick no better (bench/rollout_economy.py)."""
+"""With two first and G = 8 a prompt costs 2 + 12 p (1 - p) responses on average, with three 3 + 15 p (1 - p)."""
 HALVING_ROUNDS = 4
 PRIOR_STRENGTH = 1.0
 """a + b of the Beta prior: as much as one response, so that two equal verdicts already outweigh it."""
@@ -66,7 +66,9 @@ def learnability(sampled: Counts, correct: Counts) -> npt.NDArray[np.float64]:
     which favors prompts of larger G.
     """
     pairs = sampled * (sampled - 1.0)
-    value: npt.NDArray[np.float64] = np.divide(correct * (sampled - correct), pairs, out=np.full(len(sampled), np.nan), where=pairs > 0)
+    value: npt.NDArray[np.float64] = np.divide(
+        correct * (sampled - correct), pairs, out=np.full(len(sampled), np.nan), where=pairs > 0
+    )
     return value
 
 
