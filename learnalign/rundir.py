@@ -4,6 +4,7 @@
     manifest.json    versions, policy, and for each stage: state, inputs, outputs with digests, rows, seconds
     pool.parquet     prompts as the pipeline sees them
     target/          where a target set is given: a run directory of its own, up to its sketches
+    warmup/          the policy after a warm-up, where one was asked for
     rollouts/*.parquet  rewards/*.parquet  sketches/  scores.parquet  selection.{parquet,jsonl}  report.html
 
 A stage's inputs are a flat table of named values (settings, digests of the files it reads) that determine what it
@@ -19,12 +20,13 @@ import os
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from learnalign import durable
-from learnalign.config import Config, read_config, to_toml
+from learnalign.config import Config, PolicyConfig, read_config, to_toml
 from learnalign.errors import RunError, RunLockedError
 
 FORMAT = 1
@@ -45,6 +47,12 @@ class RunDir:
         """The run directory in which the prompts of `select.target` are measured."""
         return self.path / "target"
 
+    @property
+    def policy(self) -> PolicyConfig:
+        """The policy of the stages after the warm-up: its result, where there is a warm-up."""
+        policy = self.config.policy
+        return replace(policy, model=str(self.path.absolute() / "warmup")) if self.config.warmup.prompts else policy
+
     def save_config(self, config: Config) -> None:
         """Make `config` the run's configuration."""
         self.config = config
@@ -57,9 +65,9 @@ class RunDir:
 
     def begin(self, stage: str, inputs: Inputs, products: tuple[str, ...]) -> None:
         """Record that a stage starts or goes on, with what determines its result and what it makes."""
-        seconds = self.record(stage).get("seconds", 0.0)
-        begun = {"state": "running", "inputs": dict(inputs), "products": list(products), "seconds": seconds}
-        self._store(stage, begun)
+        before = {"seconds": 0.0, "rounds": [], **self.record(stage)}
+        before.pop("outputs", None)
+        self._store(stage, {**before, "state": "running", "inputs": dict(inputs), "products": list(products)})
 
     def reopen(self, stage: str) -> None:
         """Let a stage that is done go on: some of what it made is gone."""
@@ -72,17 +80,25 @@ class RunDir:
         if seconds - record["seconds"] >= LAP_SECONDS:
             self._store(stage, {**record, "seconds": round(seconds, 3)})
 
-    def finish(self, stage: str, rows: int, seconds: float, notes: list[str], facts: dict[str, Any]) -> None:
-        """Record that a stage is done and the digests of what it made."""
+    def finish(
+        self, stage: str, rows: int, seconds: float, notes: list[str], facts: dict[str, Any], more: bool = False
+    ) -> None:
+        """Record the digests of what a stage made, and that it is done; `more`: only that a round of it is."""
         record = self.manifest["stages"][stage]
         outputs = {name: digest(self.path / name) for name in record["products"]}
-        done = {"state": "done", "outputs": outputs, "rows": rows, "seconds": round(seconds, 3)}
+        rounds = [*record["rounds"], outputs] if more else record["rounds"]
+        state = "between rounds" if more else "done"
+        done = {"state": state, "outputs": outputs, "rows": rows, "seconds": round(seconds, 3), "rounds": rounds}
         self._store(stage, {**record, **done, "notes": notes, **facts})
 
+    def grew_from(self, stage: str, product: str, earlier: str) -> bool:
+        """Whether a product had this digest after an earlier round of its stage: it has only grown since."""
+        return any(outputs[product] == earlier for outputs in self.record(stage).get("rounds", []))
+
     def output(self, stage: str, product: str) -> str:
-        """Digest of a finished stage's product. Raises `RunError` if the stage is not done."""
+        """Digest of a product after its stage, or a round of it. Raises `RunError` if the stage is not that far."""
         record = self.record(stage)
-        if record.get("state") != "done":
+        if record.get("state") not in ("done", "between rounds"):
             raise RunError(f"{self.path}: stage {stage} is not done; run 'learnalign {stage} {self.path}' first")
         return str(record["outputs"][product])
 

@@ -18,7 +18,7 @@ FLOORS: list[set[str]] = [
     {"durable", "progress"},
     {"rows", "pool", "rundir", "policy", "store", "scoring", "gradient", "rewards"},
     {"neighbours"},
-    {"selection", "rollout", "logs"},
+    {"selection", "rollout", "warmup", "logs"},
     {"report"},
     {"stages"},
     {"pipeline"},
@@ -28,8 +28,11 @@ FLOORS: list[set[str]] = [
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 ONLY_HERE = {
-    "transformers": {"policy", "demo.train"},
+    "transformers": {"policy", "demo.train", "warmup"},
+    "trl": {"warmup"},
     "typer": {"cli"},
+    "vllm": {"rollout"},
+    "httpx2": {"rollout"},
     "math_verify": {"rewards"},
     "faiss": {"neighbours"},
     "learnalign._core": {"store", "scoring", "selection", "kernels.fold_native"},

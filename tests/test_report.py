@@ -67,6 +67,7 @@ def make(
             "prompt_id": pa.array([f"id-{i}" for i in range(size)], pa.string()),
             "problem": pa.array(problems or [f"Problem number {i}?" for i in range(size)], pa.string()),
             "source": pa.array(sources or ["one"] * size, pa.string()),
+            "responses": np.where(np.isnan(p), 0, G).astype(np.int64),
             "success_rate": p,
             "learnability": p * (1 - p),
             "score": score,
@@ -85,9 +86,9 @@ def make(
 def mixed(size: int = 400, n: int = 50, **more: object) -> ReportFacts:
     """A run with every state in it and two sources."""
     rates = np.random.default_rng(5).binomial(G, np.random.default_rng(6).beta(0.5, 0.7, size)) / G
-    rates[[3, 7]], rates[11] = np.nan, 0.5
+    rates[[3, 7]], rates[[11, 13]] = np.nan, 0.5
     sources = ["algebra" if i % 4 else "geometry" for i in range(size)]
-    return make(rates, n=n, sources=sources, states={11: "set aside"}, **more)  # type: ignore[arg-type]
+    return make(rates, n=n, sources=sources, states={11: "set aside", 13: "dropped"}, **more)  # type: ignore[arg-type]
 
 
 DEGENERATE = {

@@ -10,7 +10,8 @@ from learnalign.config import PolicyConfig, RolloutConfig
 from learnalign.demo.run import POLICY
 from learnalign.errors import PolicyError
 from learnalign.policy import Policy, load_policy
-from learnalign.rollout.engine import Task, plan, sample
+from learnalign.rollout.engine import Response, Task, plan
+from learnalign.rollout.local import LocalEngine
 from learnalign.rollout.sampling import Sampler, uniforms
 
 
@@ -19,8 +20,12 @@ def policy() -> Policy:
     return load_policy(PolicyConfig(model=str(POLICY)))
 
 
-def tasks(policy: Policy, problems: list[str]) -> list[Task]:
-    return [Task(f"id-{text}", policy.encode(text, None)) for text in problems]
+def sample(policy: Policy, asked: list[Task], config: RolloutConfig) -> list[Response]:
+    return LocalEngine(policy, config).sample(asked)
+
+
+def tasks(policy: Policy, problems: list[str], count: int = 4) -> list[Task]:
+    return [Task(f"id-{text}", policy.encode(text, None), count) for text in problems]
 
 
 PROBLEMS = ["12+7", "sort 3241", "reverse 4726", "99 mod 4", "31*7", "12+3+4"]
@@ -68,7 +73,7 @@ def test_responses_do_not_depend_on_their_batch(policy: Policy) -> None:
 
 def test_log_probabilities_are_those_of_a_plain_forward_pass(policy: Policy) -> None:
     """Left padding, cache and sampler change nothing: the same numbers come from one pass over prompt + response."""
-    for r in sample(policy, tasks(policy, PROBLEMS), RolloutConfig(responses=2, max_new_tokens=12, temperature=0.7)):
+    for r in sample(policy, tasks(policy, PROBLEMS, 2), RolloutConfig(responses=2, max_new_tokens=12, temperature=0.7)):
         ids = torch.tensor([[*r.prompt_tokens, *r.tokens]])
         with torch.inference_mode():
             logits = policy.model(input_ids=ids).logits[0, len(r.prompt_tokens) - 1 : -1] / 0.7
@@ -93,10 +98,30 @@ def test_a_policy_that_gives_no_numbers_is_refused() -> None:
         sample(broken, tasks(broken, ["12+7"]), CONFIG)
 
 
-def test_plan_is_a_partition_by_length(policy: Policy) -> None:
-    made = tasks(policy, PROBLEMS * 3)
-    batches = plan(made, RolloutConfig(responses=4, batch_sequences=20))
-    assert sorted(i for batch in batches for i in batch) == list(range(len(made)))
-    assert all(len(batch) <= 5 for batch in batches)
-    lengths = [len(made[i].tokens) for batch in batches for i in batch]
-    assert lengths == sorted(lengths, reverse=True)
+def test_a_later_response_is_the_same_alone(policy: Policy) -> None:
+    """Response 3 of a prompt does not depend on whether 0 to 2 are sampled in the same call, or how many follow."""
+    together = sample(policy, tasks(policy, PROBLEMS, 8), CONFIG)
+    later = sample(policy, [task._replace(first=3, responses=2) for task in tasks(policy, PROBLEMS)], CONFIG)
+    expected = [r for r in together if r.number in (3, 4)]
+    assert [(r.prompt_id, r.number, r.tokens) for r in later] == [(r.prompt_id, r.number, r.tokens) for r in expected]
+
+
+def test_a_prompt_is_computed_once_for_its_responses(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first pass has a row a prompt, and prompts of one token, which have nothing to share, work too."""
+    seen = []
+    forward = policy.model.forward
+    monkeypatch.setattr(policy.model, "forward", lambda **k: seen.append(k["input_ids"].shape) or forward(**k))
+    sample(policy, tasks(policy, PROBLEMS), CONFIG)
+    longest = max(len(task.tokens) for task in tasks(policy, PROBLEMS))
+    assert seen[0] == (len(PROBLEMS), longest - 1)
+    assert set(seen[1:]) == {(4 * len(PROBLEMS), 1)}
+    short = sample(policy, [Task("a", [5], 3), Task("b", [6], 2)], CONFIG)
+    assert [(r.prompt_id, r.number) for r in short] == [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1)]
+
+
+def test_plan_is_a_partition_by_length() -> None:
+    lengths = [5, 9, 9, 2, 7, 7, 7]
+    batches = plan(lengths, [4, 4, 0, 4, 30, 2, 4], sequences=10)
+    assert batches == [[1], [4], [5, 6, 0], [3]], "longest first, 10 sequences at most, a prompt never split"
+    later = [i for batch in plan(lengths, [0, 1, 0, 1, 1, 0, 1], sequences=3) for i in batch]
+    assert later == [i for batch in batches for i in batch if i in later], "the order does not depend on who is left"

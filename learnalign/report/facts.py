@@ -26,6 +26,7 @@ STATES = {
     "learnable": "solved sometimes: 0 < p < 1, and a gradient to follow",
     "mastered": "solved every time: nothing left to learn, score 0",
     "unsolved": "never solved: no correct response to learn from, score 0",
+    "dropped": "solved sometimes, but others promised more: not sampled to the end, and never preferred",
     "skipped": "never sampled",
     "set aside": "sampled, but without a usable gradient",
 }
@@ -42,7 +43,7 @@ class ReportFacts:
     `scores` has one row a prompt of the pool: row (int64); prompt_id, problem, source (string); success_rate
     (float64, NaN where not sampled); learnability, score, alignment (float64); gradient_norm (float64, NaN
     without a gradient); response_tokens (float64, mean over the prompt's responses, or NaN); state (a key of
-    `STATES`); reason (string, empty unless skipped or set aside).
+    `STATES`); reason (string, empty unless dropped, skipped or set aside); responses (int64, sampled ones).
     """
 
     title: str
@@ -83,6 +84,7 @@ class Findings:
     response_tokens: Floats
     state: NDArray[np.str_]
     picked: NDArray[np.bool_]
+    responses: NDArray[np.int64]
 
     @property
     def rows(self) -> int:
@@ -124,6 +126,7 @@ def find(facts: ReportFacts) -> Findings:
         response_tokens=floats("response_tokens"),
         state=np.asarray(facts.scores.column("state").to_numpy(), dtype=np.str_),
         picked=picked,
+        responses=np.asarray(facts.scores.column("responses").to_numpy(), dtype=np.int64),
     )
 
 
@@ -172,14 +175,15 @@ def story(found: Findings) -> list[str]:
     facts, config = found.facts, found.facts.config
     sentences = [
         f"Asked for {plural(config.select.n, 'prompt')} from {pool_name(facts)}, which holds {found.rows:,}, "
-        f"for the policy {policy_name(facts)}."
+        f"for the policy {policy_name(facts)}.",
+        *_warmup(facts),
     ]
     sampled, skipped = int(np.count_nonzero(found.sampled)), found.count("skipped")
     if not sampled:
         return [*sentences, "No prompt was sampled.", *_outcome(found)]
     left_out = f"; {were(skipped)} skipped" if skipped else ""
     sentences.append(
-        f"{config.rollout.responses} responses a prompt were sampled for {plural(sampled, 'prompt')} "
+        f"{_responses_each(found)} were sampled for {plural(sampled, 'prompt')} "
         f"at temperature {config.rollout.temperature:g}{left_out}."
     )
     never, always, learnable = (found.count(state) for state in ("unsolved", "mastered", "learnable"))
@@ -189,6 +193,29 @@ def story(found: Findings) -> list[str]:
         f"{some} {'is' if learnable < 2 else 'are'} learnable: solved sometimes, not always."
     )
     return sentences + _outcome(found)
+
+
+def _warmup(facts: ReportFacts) -> list[str]:
+    """What the warm-up changed, if there was one."""
+    prompts, before, after, error, watched = (
+        facts.measured("stages", "warmup", name) for name in ("rows", "before", "after", "error", "watched")
+    )
+    if prompts is None or before is None or after is None or error is None or watched is None:
+        return []
+    return [
+        f"The policy was warmed up with GRPO on {plural(int(prompts), 'prompt')}: its success rate on "
+        f"{plural(int(watched), 'other prompt')} went from {share(before, 1)} to {share(after, 1)} "
+        f"(difference \u00b1 {share(error, 1)}, one standard error)."
+    ]
+
+
+def _responses_each(found: Findings) -> str:
+    """`8 responses a prompt`, or their mean and range where prompts have different numbers."""
+    counts = found.responses[found.sampled]
+    low, high = int(counts.min()), int(counts.max())
+    if low == high:
+        return f"{low} responses a prompt"
+    return f"{float(counts.mean()):.1f} responses a prompt on average (from {low} to {high})"
 
 
 def _outcome(found: Findings) -> list[str]:

@@ -54,7 +54,10 @@ def _success_rates(found: Findings) -> str:
         return _missing("Success rates", "no prompt was sampled")
     few = success_steps(rates[found.sampled], g) <= 10
     numbers = "Over each bar: all its prompts, and in orange the selected ones. " if few else ""
-    noise = f"A rate near one half, measured by {g} responses, is uncertain by about &plusmn;{0.5 / g**0.5:.2f} "
+    fewest = int(found.responses[found.sampled].min())
+    noise = (
+        f"A rate near one half, measured by {fewest} responses, is uncertain by about &plusmn;{0.5 / fewest**0.5:.2f} "
+    )
     caption = f"{numbers}{noise}(one standard error)."
     return _figure("Success rates", success_histogram(rates, found.picked, g), caption)
 

@@ -44,6 +44,7 @@ MAX_SOURCES = 30
 
 STAGES = {
     "pool": "reading the pool",
+    "warmup": "training the policy a little",
     "rollout": "sampling responses",
     "reward": "checking answers",
     "sketch": "gradients and their sketches",
@@ -221,12 +222,11 @@ def _stage(facts: ReportFacts, name: str, seconds: float | None, known: list[flo
 
 def _sampling_speed(found: Findings) -> str:
     """Responses and tokens per second of the rollout stage, where its time is known."""
-    seconds, g = found.facts.measured("stages", "rollout", "seconds"), found.facts.config.rollout.responses
-    responses = int(np.count_nonzero(found.sampled)) * g
+    seconds, responses = found.facts.measured("stages", "rollout", "seconds"), int(found.responses.sum())
     if not seconds or not responses:
         return ""
-    lengths = found.response_tokens[found.sampled]
-    tokens = float(lengths[np.isfinite(lengths)].sum()) * g
+    told = np.isfinite(found.response_tokens)
+    tokens = float((found.response_tokens * found.responses)[told].sum())
     return quiet(
         f"{plural(responses, 'response')} sampled: {rate(responses, seconds)} responses "
         f"and {rate(tokens, seconds)} tokens per second."

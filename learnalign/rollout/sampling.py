@@ -22,6 +22,12 @@ def uniforms(seed: int, prompt_id: str, response: int, count: int) -> np.ndarray
     return np.random.Generator(np.random.Philox(key=key)).random(count)
 
 
+def request_seed(seed: int, prompt_id: str) -> int:
+    """Seed below 2^62 of a prompt's response 0 for engines that draw themselves; response r takes this plus r."""
+    digest = hashlib.blake2b(f"{seed}\0{prompt_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 2
+
+
 class Sampler:
     """Chooses tokens of a batch for `Policy.generate` and keeps their log-probabilities.
 

@@ -1,4 +1,5 @@
-"""The stages of a run, in the order of the data: pool, rollout, reward, sketch, score, select, report.
+"""The stages of a run, in the order of the data: pool, warmup (only if asked for), rollout, reward, sketch, score,
+select, report.
 
 A stage module holds NAME, PRODUCTS (the files or folders of the run directory that it makes), COSTLY (whether its
 products are kept from being overwritten when their inputs change), `inputs(run)` (the named values that determine
@@ -10,7 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-STAGES = ("pool", "rollout", "reward", "sketch", "score", "select", "report")
+from learnalign.config import Config
+
+STAGES = ("pool", "warmup", "rollout", "reward", "sketch", "score", "select", "report")
+
+
+def stages(config: Config) -> tuple[str, ...]:
+    """The stages of a run under a configuration."""
+    return STAGES if config.warmup.prompts else tuple(name for name in STAGES if name != "warmup")
 
 
 @dataclass(frozen=True)
@@ -20,3 +28,5 @@ class Outcome:
     rows: int
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    more: bool = False
+    """Only a round is done: the next one depends on the verdicts of this one."""

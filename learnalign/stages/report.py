@@ -10,7 +10,7 @@ from learnalign import durable
 from learnalign.progress import Progress
 from learnalign.report import ReportFacts, render
 from learnalign.rundir import RunDir
-from learnalign.stages import STAGES, Outcome
+from learnalign.stages import Outcome, stages
 
 NAME = "report"
 PRODUCTS = ("report.html",)
@@ -37,14 +37,14 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
 
 def facts(run: RunDir) -> ReportFacts:
     """What the page and the terminal's summary show."""
-    stages = run.manifest["stages"]
+    records = run.manifest["stages"]
     scores = pq.read_table(run.path / "scores.parquet")
     manifest = {
         "learnalign": run.manifest["versions"].get("learnalign"),
         "versions": run.manifest["versions"],
-        "policy": stages["rollout"].get("policy", {}),
-        "pool": stages["pool"],
-        "stages": {name: stages[name] for name in STAGES if name in stages and name != NAME},
+        "policy": records["rollout"].get("policy", {}),
+        "pool": records["pool"],
+        "stages": {name: records[name] for name in stages(run.config) if name in records and name != NAME},
     }
     picks = pq.read_table(run.path / "picks.parquet")["position"].to_numpy()
     return ReportFacts(run.path.name, run.config, manifest, scores, picks)

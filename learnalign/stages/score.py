@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from learnalign import durable
 from learnalign.errors import StoreError
 from learnalign.progress import Progress
+from learnalign.rollout.allocation import learnability as learnability_without_bias
 from learnalign.rows import Rows
 from learnalign.rundir import RunDir, open_existing
 from learnalign.scoring import score_shards
@@ -43,8 +43,9 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
     """
     pool = pq.read_table(run.path / "pool.parquet", columns=["row", "prompt_id", "problem", "source"])
     row_of = {prompt_id: row for row, prompt_id in enumerate(pool["prompt_id"].to_pylist())}
-    success, length = _groups(run, row_of, pool.num_rows)
-    learnability = success * (1 - success)
+    sampled, correct, length = _groups(run, row_of, pool.num_rows)
+    success = np.divide(correct, sampled, out=np.full(len(sampled), np.nan), where=sampled > 0)
+    learnability = _learnability(sampled, correct, success)
     reader = _complete(run.path)
     rows = np.array([row_of[prompt_id] for prompt_id in reader.prompt_ids], dtype=np.int64)
     usable = np.isfinite(reader.norm) & (reader.norm > 0)
@@ -63,6 +64,7 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
     score[rows], alignment[rows], norm[rows] = scored.score, scored.alignment, reader.norm
     state, reason = _states(run, success, rows[~usable], reader.norm[~usable], row_of)
     columns = {
+        "responses": sampled,
         "success_rate": success,
         "learnability": learnability,
         "score": score,
@@ -96,28 +98,41 @@ def _complete(directory: Path) -> SketchReader:
     return reader
 
 
-def _groups(run: RunDir, row_of: dict[str, int], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Success rate and mean response length in tokens of every prompt, NaN where it was not sampled."""
-    success, length = np.full(size, np.nan), np.full(size, np.nan)
+def _groups(run: RunDir, row_of: dict[str, int], size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of every prompt: responses, correct ones, and their mean length in tokens, NaN where there are none."""
+    sampled, correct, tokens = np.zeros(size, np.int64), np.zeros(size, np.int64), np.zeros(size)
     for part in sorted((run.path / "rollouts").glob("part-*.parquet")):
         rollouts = pq.read_table(part, columns=["prompt_id", "length"])
         rewards = pq.read_table(run.path / "rewards" / part.name, columns=["correct"])
-        table = rollouts.append_column("correct", pc.cast(rewards["correct"], pa.float64()))
-        means = table.group_by("prompt_id", use_threads=False).aggregate([("correct", "mean"), ("length", "mean")])
-        at = [row_of[prompt_id] for prompt_id in means["prompt_id"].to_pylist()]
-        success[at], length[at] = means["correct_mean"].to_numpy(), means["length_mean"].to_numpy()
-    return success, length
+        at = [row_of[prompt_id] for prompt_id in rollouts["prompt_id"].to_pylist()]
+        np.add.at(sampled, at, 1)
+        np.add.at(correct, at, rewards["correct"].to_numpy())
+        np.add.at(tokens, at, rollouts["length"].to_numpy())
+    return sampled, correct, np.divide(tokens, sampled, out=np.full(size, np.nan), where=sampled > 0)
+
+
+def _learnability(sampled: np.ndarray, correct: np.ndarray, success: np.ndarray) -> np.ndarray:
+    """p (1 - p) where all prompts have equally many responses, else its estimate without bias: bias favors many."""
+    learnability: np.ndarray = success * (1 - success)
+    if len(set(sampled[sampled > 0].tolist())) > 1:
+        learnability = np.where(sampled == 1, 0.0, learnability_without_bias(sampled, correct))
+    return learnability
 
 
 def _states(
     run: RunDir, success: np.ndarray, set_aside: np.ndarray, norms: np.ndarray, row_of: dict[str, int]
 ) -> tuple[list[str], list[str]]:
-    """Of every prompt: learnable, mastered, unsolved, skipped or set aside, with the reason of the last two."""
+    """Of every prompt: learnable, mastered, unsolved, dropped, skipped or set aside; reasons of the last three."""
     state = np.select([success == 1, success == 0], ["mastered", "unsolved"], "learnable").tolist()
     reason = [""] * len(state)
     for row, norm in zip(set_aside.tolist(), norms.tolist(), strict=True):
         state[row] = "set aside"
         reason[row] = "gradient is not finite" if np.isnan(norm) else "gradient is zero: all rewards are equal"
+    dropped = run.path / "rollouts" / "dropped.parquet"  # where rounds kept the most promising prompts only
+    for prompt in pq.read_table(dropped).to_pylist() if dropped.exists() else []:
+        row = row_of[prompt["prompt_id"]]
+        if state[row] == "learnable":
+            state[row], reason[row] = "dropped", f"others promised more after {prompt['responses']} responses"
     skipped = pq.read_table(run.path / "rollouts" / "skipped.parquet").to_pylist()
     for prompt in skipped:
         state[row_of[prompt["prompt_id"]]] = "skipped"

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import nn
 
 from learnalign.gradient import FOLD_VERSION, Group, Sketcher
 from learnalign.policy import load_policy, policy_digest
 from learnalign.progress import Progress
+from learnalign.rollout.parts import groups
 from learnalign.rundir import RunDir
 from learnalign.stages import Outcome
 from learnalign.store import SketchWriter
@@ -36,7 +35,7 @@ def inputs(run: RunDir) -> dict[str, Any]:
     return {
         "rollouts": run.output("rollout", "rollouts"),
         "rewards": run.output("reward", "rewards"),
-        "policy": policy_digest(run.config.policy.model),
+        "policy": policy_digest(run.policy.model),
         "policy.dtype": run.config.policy.dtype,
         **({"reference": policy_digest(config.reference)} if config.reference else {}),
         "rollout.temperature": run.config.rollout.temperature,
@@ -55,7 +54,7 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
     own = ("sketch.dimension", "sketch.dtype")  # the store records these itself
     identity = {name: str(value) for name, value in inputs(run).items() if name not in own}
     sketcher = Sketcher(
-        load_policy(run.config.policy).model,
+        load_policy(run.policy).model,
         dimension=config.dimension,
         seed=config.seed,
         temperature=run.config.rollout.temperature,
@@ -80,8 +79,8 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
                 todo = [row for row in batch if row[0] not in writer.done]
                 if not todo:
                     continue
-                ids, success, groups = (list(column) for column in zip(*todo, strict=True))
-                writer.append(ids, np.array(success), _sketch(sketcher, groups))
+                ids, success, todo_groups = (list(column) for column in zip(*todo, strict=True))
+                writer.append(ids, np.array(success), _sketch(sketcher, todo_groups))
                 advance(len(ids))
     coverage = sketcher.coverage
     facts = {
@@ -115,20 +114,9 @@ def _batches(run: RunDir, sketcher: Sketcher, batch_tokens: int) -> Iterator[lis
 
 def _groups(run: RunDir) -> Iterator[Row]:
     """Every prompt with 0 < p < 1: its id, success rate, and responses with rewards, in the order of the parts."""
-    for part in sorted((run.path / "rollouts").glob("part-*.parquet")):
-        rewards = pq.read_table(run.path / "rewards" / part.name, columns=["correct", "reward"])
-        rows = pq.read_table(part, columns=["prompt_id", "prompt_tokens", "tokens"])
-        rows = rows.append_column("correct", rewards["correct"]).append_column("reward", rewards["reward"])
-        yield from _learnable(rows)
-
-
-def _learnable(rows: pa.Table) -> Iterator[Row]:
-    """Rows of one prompt stand together in a part."""
-    prompt_ids = rows["prompt_id"].to_numpy()
-    starts = np.flatnonzero(np.r_[True, prompt_ids[1:] != prompt_ids[:-1], True])
-    for first, last in pairwise(starts):
-        some = rows.slice(first, last - first)
-        success = float(np.mean(some["correct"].to_numpy()))
+    columns = (("prompt_id", "prompt_tokens", "tokens"), ("correct", "reward"))
+    for rows in groups((run.path / "rollouts", run.path / "rewards"), columns):
+        success = float(np.mean(rows["correct"].to_numpy()))
         if 0.0 < success < 1.0:
-            group = Group(some["prompt_tokens"][0].as_py(), some["tokens"].to_pylist(), some["reward"].to_pylist())
-            yield str(prompt_ids[first]), success, group
+            group = Group(rows["prompt_tokens"][0].as_py(), rows["tokens"].to_pylist(), rows["reward"].to_pylist())
+            yield rows["prompt_id"][0].as_py(), success, group

@@ -1,0 +1,167 @@
+"""The warm-up trains with the paper's objective on a few prompts, and the stages after it use its result."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from learnalign import pipeline, rundir, warmup
+from learnalign.config import (
+    Config,
+    PolicyConfig,
+    PoolConfig,
+    RewardConfig,
+    RolloutConfig,
+    SelectConfig,
+    SketchConfig,
+    WarmupConfig,
+)
+from learnalign.demo.pool import write_pool
+from learnalign.demo.run import POLICY
+from learnalign.errors import ConfigError, CostlyProductsError, PolicyError, PoolError
+from learnalign.policy import policy_digest
+from learnalign.progress import Progress
+
+PROMPTS = 24
+
+
+def config(folder: Path, **settings: object) -> Config:
+    pool = folder / "pool.jsonl"
+    if not pool.exists():
+        write_pool(pool, 84, seed=3)
+    warm = WarmupConfig(prompts=PROMPTS, prompts_per_step=8, learning_rate=1e-3)
+    return Config(
+        pool=PoolConfig(path=str(pool)),
+        policy=PolicyConfig(model=str(POLICY)),
+        warmup=replace(warm, **settings),  # type: ignore[arg-type]
+        rollout=RolloutConfig(max_new_tokens=16),
+        reward=RewardConfig(verifier="exact"),
+        sketch=SketchConfig(dimension=1024, dtype="float32"),
+        select=SelectConfig(n=6),
+    )
+
+
+def weights(folder: Path) -> torch.Tensor:
+    return torch.cat([w.float().flatten() for w in AutoModelForCausalLM.from_pretrained(folder).parameters()])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("warm")
+    return pipeline.run(config(folder), folder / "run").directory
+
+
+def test_the_result_is_another_policy_that_later_stages_use(finished: Path) -> None:
+    assert not torch.equal(weights(finished / "warmup"), weights(POLICY))
+    stages = rundir.open_existing(finished).manifest["stages"]
+    digest = policy_digest(str(finished / "warmup"))
+    assert stages["rollout"]["policy"]["digest"] == stages["sketch"]["inputs"]["policy"] == digest
+    assert stages["warmup"]["inputs"]["policy"] == policy_digest(str(POLICY)) != digest
+    assert not any(pipeline.stale(rundir.open_existing(finished)).values())
+    assert pipeline.verify(rundir.open_existing(finished)) == []
+
+
+def test_success_is_measured_before_and_after_and_reported(finished: Path) -> None:
+    measured = pq.read_table(finished / "warmup" / "success.parquet")
+    record = rundir.open_existing(finished).record("warmup")
+    assert (record["rows"], record["steps"], record["watched"]) == (PROMPTS, 3, 84 - PROMPTS)
+    before, after = (measured[name].to_numpy() for name in ("before", "after"))
+    assert record["before"] == pytest.approx(before.mean())
+    assert record["after"] == pytest.approx(after.mean())
+    assert (before != after).any()
+    page = (finished / "report.html").read_text()
+    assert "warmed up with GRPO on 24 prompts: its success rate on 60 other prompts went from" in page
+    assert f"{100 * before.mean():.1f}% to {100 * after.mean():.1f}%" in page
+
+
+def test_what_is_done_is_not_done_again_and_not_overwritten(finished: Path) -> None:
+    before = (finished / "warmup" / "model.safetensors").stat().st_mtime_ns
+    same = rundir.open_existing(finished).config
+    pipeline.run(same, finished)
+    assert (finished / "warmup" / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(CostlyProductsError, match=r"warmup\.beta: 0\.04 -> 0\.1"):
+        pipeline.run(replace(same, warmup=replace(same.warmup, beta=0.1)), finished)
+
+
+def test_the_papers_objective_is_what_trl_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss, the KL weight, the clip, the group size and exact on-policy steps; prompts are the trained subset."""
+    import trl
+
+    seen: dict[str, object] = {}
+
+    class Asked(Exception):
+        pass
+
+    def trainer(model: object, reward: object, args: trl.GRPOConfig, rows: object, **_: object) -> None:
+        seen.update(vars(args), rows=list(rows))  # type: ignore[call-overload]
+        raise Asked
+
+    monkeypatch.setattr(trl, "GRPOTrainer", trainer)
+    examples = [warmup.Example(f"{k}+1", None, str(k + 1)) for k in range(12)]
+    papers = WarmupConfig(prompts=12)
+    with pytest.raises(Asked):
+        warmup.train(
+            PolicyConfig(model=str(POLICY)), examples, lambda t, a: [0.0] * len(t), papers, RolloutConfig(),
+            tmp_path / "out", lambda _: None,
+        )  # fmt: skip
+    expected = {"learning_rate": 1e-6, "beta": 0.04, "epsilon": 0.2, "num_generations": 8, "loss_type": "grpo"}
+    assert {key: seen[key] for key in expected} == expected
+    assert (seen["num_iterations"], seen["scale_rewards"], seen["temperature"]) == (1, "group", 1.0)
+    assert seen["steps_per_generation"] == seen["gradient_accumulation_steps"] == 12
+    assert seen["rows"][3] == {"prompt": [{"role": "user", "content": "3+1"}], "answer": "4"}  # type: ignore[index]
+
+
+def test_an_adapter_is_trained_sampled_and_sketched(tmp_path: Path) -> None:
+    """LoRA: the result is a small adapter, which changes what the policy says, and its own space can be sketched."""
+    asked = config(tmp_path, lora_rank=4, learning_rate=1e-2)
+    result = pipeline.run(replace(asked, sketch=replace(asked.sketch, space="lora")), tmp_path / "run")
+    settings = json.loads((result.directory / "warmup" / "adapter_config.json").read_text())
+    assert (settings["r"], settings["base_model_name_or_path"]) == (4, str(POLICY))
+    assert not (result.directory / "warmup" / "model.safetensors").exists()
+    measured = pq.read_table(result.directory / "warmup" / "success.parquet")
+    assert (measured["before"].to_numpy() != measured["after"].to_numpy()).any()
+    assert len(result.selection_jsonl.read_text().splitlines()) == 6
+
+
+def test_killed_in_training_it_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = rundir.create(tmp_path / "run", config(tmp_path, prompts=8))
+    true = warmup.train
+
+    def killed(*arguments: object) -> None:
+        Path(str(arguments[5])).mkdir()
+        (Path(str(arguments[5])) / "half.safetensors").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    from learnalign.stages import warmup as stage
+
+    monkeypatch.setattr(stage, "train", killed)
+    with run.locked(), pytest.raises(KeyboardInterrupt):
+        pipeline.advance(run, "warmup", Progress(quiet=True))
+    assert not (run.path / "warmup").exists()
+    monkeypatch.setattr(stage, "train", true)
+    with run.locked():
+        pipeline.advance(run, "warmup", Progress(quiet=True))
+    assert run.record("warmup")["state"] == "done"
+    assert not (run.path / "warmup" / "half.safetensors").exists()
+    assert np.isfinite(run.record("warmup")["after"])
+
+
+def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(PoolError, match="a warm-up on 84 prompts needs a larger pool than 84"):
+        pipeline.run(config(tmp_path, prompts=84), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"warmup\.responses must be at least 2"):
+        Config(warmup=WarmupConfig(responses=1))
+    with pytest.raises(ConfigError, match="serve its result"):
+        Config(warmup=WarmupConfig(prompts=8), rollout=RolloutConfig(engine="server", base_urls="http://a/v1"))
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "x"}')
+    from learnalign.policy import load_trainable
+
+    with pytest.raises(PolicyError, match="merge it"):
+        load_trainable(PolicyConfig(model=str(tmp_path)))
