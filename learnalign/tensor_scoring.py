@@ -1,7 +1,7 @@
 """Scores of sketches that are already on a GPU: the two passes of `scoring` in plain torch, in float64, chunk by chunk.
 
-A twin of the C++ scorer: the same quantity from the same formula, equal to it within 1e-12 of the largest |score| on any
-device, though not to the bit. The rows are read, never copied as a whole, and only N numbers come back to the host.
+A twin of the C++ scorer: the same quantity from the same formula, equal to it within 1e-12 of the largest |score| on
+any device, though not to the bit. The rows are read, never copied as a whole, and only N numbers come back to the host.
 This module does not check success rates and does not score stored rows (see `scoring`).
 """
 

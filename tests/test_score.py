@@ -292,7 +292,7 @@ def test_the_torch_twin_refuses_what_the_core_refuses() -> None:
     torch = pytest.importorskip("torch")
     from learnalign.tensor_scoring import score_tensor
 
-    phi, p = pool(60, 12)
+    phi = pool(60, 12)[0]
     values = np.full(60, 0.25)
     for bad, target, line in [
         (changed(phi, (41, 3), np.nan), None, "NaN or infinity in row 41;"),
