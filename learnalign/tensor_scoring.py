@@ -63,7 +63,7 @@ def _check(rows: torch.Tensor, name: str, dimension: int | None) -> None:
 
 
 def _chunks(rows: torch.Tensor) -> Iterator[torch.Tensor]:
-    for part in rows.split(max(1, CHUNK_NUMBERS // max(rows.shape[1], 1))):
+    for part in torch.split(rows, max(1, CHUNK_NUMBERS // max(rows.shape[1], 1))):
         yield part.double()
 
 
