@@ -173,6 +173,21 @@ def test_stored_rows_against_the_definition(dtype: str) -> None:
     assert result.alignment[:30].all()
 
 
+@pytest.mark.parametrize(("dtype", "rounding"), [("int8", 1e-10), ("float16", 1e-13)])
+def test_dense_rows_keep_the_promised_digits(dtype: str, rounding: float) -> None:
+    """What the module's docstring says of d = 4,096: errors as shares of |z||m|, the longest score there could be."""
+    rng = np.random.default_rng(9)
+    phi = rng.standard_normal((300, 4096)) + 0.2 * rng.standard_normal(4096)
+    rows = np.rint(phi * 25).clip(-127, 127).astype(np.int8) if dtype == "int8" else (phi / 64).astype(np.float16)
+    learnability = rng.uniform(0, 0.25, 300)
+    unit = rows / np.linalg.norm(rows.astype(float), axis=1, keepdims=True)
+    mean = learnability @ unit / 300
+    found = score_shards([rows], learnability, pool_size=300)
+    longest = learnability * np.linalg.norm(mean)
+    assert (np.abs(found.score - learnability * (unit @ mean)) <= rounding * longest).all()
+    np.testing.assert_allclose(found.alignment, unit @ mean / np.linalg.norm(mean), rtol=0, atol=rounding)
+
+
 @pytest.mark.parametrize("path", SIMD)
 def test_int8_scores_are_those_of_rounded_weights(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against Python's integers, which do not round: only the weights and the mean are, each by 2^-30 at most.
@@ -415,10 +430,14 @@ def test_the_simd_override_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
         score(np.ones((1, 1)), np.ones(1))
 
 
-def test_ctrl_c_stops_a_long_call_and_other_threads_run() -> None:
+@pytest.mark.parametrize("dtype", [np.int8, np.float16, np.float32])
+@pytest.mark.parametrize("sum_known", [False, True])
+def test_ctrl_c_stops_a_long_call_and_other_threads_run(dtype: Any, sum_known: bool) -> None:
     """The timer's thread needs the interpreter lock to send the signal while the scorer works."""
-    shard = np.ones((1000, 2000), np.float32)
-    shards = [shard] * 3000  # 24 GB to go through: some seconds on any machine
+    d = 16_000 // np.dtype(dtype).itemsize
+    shards = [np.ones((1000, d), dtype)] * 4000  # 64 GB to go through: some seconds on any machine
+    learnability = np.full(4_000_000, 0.25)
+    total = np.ones(d) if sum_known else None
     sent: list[float] = []
 
     def interrupt() -> None:
@@ -428,5 +447,5 @@ def test_ctrl_c_stops_a_long_call_and_other_threads_run() -> None:
     timer = threading.Timer(0.3, interrupt)
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        score_shards(shards, np.full(3_000_000, 0.25), pool_size=3_000_000, threads=1)
+        score_shards(shards, learnability, pool_size=4_000_000, total=total, threads=1)
     assert time.monotonic() - sent[0] < 0.5
