@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -94,18 +95,41 @@ RowSource source_of(const std::vector<py::array>& shards) {
     return source;
 }
 
-py::tuple score_rows_of(const std::vector<py::array>& shards, const Doubles& learnability, int64_t pool,
-                        bool zero_rows_refused, int threads) {
-    const RowSource source = source_of(shards);
+int64_t rows_of(const RowSource& source) {
     int64_t rows = 0;
     for (const auto& shard : source.shards) rows += shard.rows;
+    return rows;
+}
+
+ZeroRows zero_rows_if(bool refused) {
+    return refused ? ZeroRows::refused : ZeroRows::scored;
+}
+
+Doubles sum_unit_rows_of(const std::vector<py::array>& shards, const Doubles& learnability,
+                         bool zero_rows_refused, int threads) {
+    const RowSource source = source_of(shards);
+    const double* v = column(learnability, rows_of(source), "learnability");
+    std::vector<double> total;
+    {
+        const py::gil_scoped_release unlocked;
+        total = sum_unit_rows(source, v, zero_rows_if(zero_rows_refused), threads, poll_signals);
+    }
+    return Doubles(static_cast<py::ssize_t>(total.size()), total.data());
+}
+
+py::tuple score_rows_of(const std::vector<py::array>& shards, const Doubles& learnability,
+                        const std::optional<Doubles>& total, int64_t pool, bool zero_rows_refused,
+                        int threads) {
+    const RowSource source = source_of(shards);
+    const int64_t rows = rows_of(source);
     const double* v = column(learnability, rows, "learnability");
+    const double* known = total ? column(*total, source.dimension, "total") : nullptr;
     Doubles score(rows), alignment(rows);
     double *score_data = score.mutable_data(), *alignment_data = alignment.mutable_data();
     {
         const py::gil_scoped_release unlocked;
-        score_rows(source, v, pool, zero_rows_refused ? ZeroRows::refused : ZeroRows::scored, threads,
-                   poll_signals, score_data, alignment_data);
+        score_rows(source, v, known, pool, zero_rows_if(zero_rows_refused), threads, poll_signals, score_data,
+                   alignment_data);
     }
     return py::make_tuple(score, alignment);
 }
@@ -322,7 +346,10 @@ PYBIND11_MODULE(_core, m) {
     });
     m.def("simd", [] { return simd_name(simd_path()); });
     m.def("score_rows", &score_rows_of, py::arg("shards"), py::arg("learnability").noconvert(),
-          py::arg("pool_size"), py::arg("zero_rows_refused"), py::arg("threads"));
+          py::arg("total").noconvert(), py::arg("pool_size"), py::arg("zero_rows_refused"),
+          py::arg("threads"));
+    m.def("sum_unit_rows", &sum_unit_rows_of, py::arg("shards"), py::arg("learnability").noconvert(),
+          py::arg("zero_rows_refused"), py::arg("threads"));
     m.def("top", &top_of, py::arg("score").noconvert(), py::arg("learnability").noconvert(), py::arg("n"));
     m.def("fold_band", &fold_band_of, py::arg("phi").noconvert(), py::arg("matrices").noconvert(),
           py::kw_only(), py::arg("first_row"), py::arg("layer"), py::arg("seed"), py::arg("threads"));

@@ -14,7 +14,8 @@ namespace {
 bool machine_has_avx2() {
 #if defined(__x86_64__)
     unsigned eax, ebx, ecx, edx;  // older clang does not know "f16c" by name
-    return __builtin_cpu_supports("avx2") && __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
 #else
     return false;
 #endif

@@ -7,32 +7,37 @@
 namespace learnalign {
 namespace {
 
-constexpr int64_t chunk = 512;  // products of one digit whose sum fits 32 bits: 512 * 2^7 * 2^14 = 2^30
+constexpr int64_t chunk = 256;  // products of one digit whose sum fits 32 bits: 256 * 2^7 * 2^15 = 2^30
 
 }  // namespace
 
 double fixed_unit(double largest) {
     if (largest == 0.0) return 0.0;
-    const double unit = std::ldexp(1.0, std::ilogb(largest) + 1 - (digits * digit_bits - 1));
+    const double unit = std::ldexp(1.0, std::ilogb(largest) + 1 - (digits * digit_bits - 2));
     return std::max(unit, std::numeric_limits<double>::denorm_min());
 }
 
 void write_digits(double x, double unit, int16_t* out) {
-    int64_t rest = std::llrint(x / unit);
-    for (int t = 0; t + 1 < digits; ++t) {
-        const int64_t digit = ((rest + (int64_t{1} << 14)) & 0x7fff) - (int64_t{1} << 14);
-        out[t] = static_cast<int16_t>(digit);
-        rest = (rest - digit) / (int64_t{1} << digit_bits);
-    }
-    out[digits - 1] = static_cast<int16_t>(rest);
+    const int64_t whole = std::llrint(x / unit);
+    const auto low = static_cast<int16_t>(static_cast<uint16_t>(whole));
+    out[0] = low;
+    out[1] = static_cast<int16_t>((whole - low) / (int64_t{1} << digit_bits));
 }
 
-void FixedSum::add_to(std::vector<double>& total) const {
+void FixedSum::make_room(double largest, std::vector<double>& total) {
+    const double needed = fixed_unit(largest);
+    if (needed <= unit) return;
+    if (unit > 0.0) move_to(total);
+    unit = needed;
+}
+
+void FixedSum::move_to(std::vector<double>& total) {
     const size_t d = total.size();
     for (size_t k = 0; k < d; ++k) {
-        const int64_t sums[digits] = {columns[k], columns[d + k], columns[2 * d + k]};
+        const int64_t sums[digits] = {columns[k], columns[d + k]};
         total[k] += join_digits(sums, unit);
     }
+    std::fill(columns.begin(), columns.end(), 0);
 }
 
 FixedVector::FixedVector(const std::vector<double>& values) : columns(digits * values.size()) {
@@ -60,12 +65,11 @@ void fixed_dot(const int8_t* row, const FixedVector& vector, int64_t d, int64_t*
     }
 }
 
-void fixed_add(const int8_t* row, const int16_t* weight, FixedSum& sum, int64_t begin, int64_t end) {
-    const size_t d = sum.columns.size() / digits;
+void fixed_add(const int8_t* row, const int16_t* weight, FixedSum& sum, int64_t d) {
     for (int t = 0; t < digits; ++t) {
         int32_t* column = sum.columns.data() + t * d;
         const int32_t w = weight[t];
-        for (int64_t k = begin; k < end; ++k) column[k] += w * row[k];
+        for (int64_t k = 0; k < d; ++k) column[k] += w * row[k];
     }
 }
 

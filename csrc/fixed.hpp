@@ -1,9 +1,8 @@
 // One idea: int8 rows against float64 numbers in exact integer arithmetic.
 //
-// A number x becomes the integer round(x / unit), written with three digits to the base 2^15; a digit times
-// an int8 fits 16-bit multipliers, so products and sums are exact integers, the same in any order and on any
-// path. What is rounded is x alone, once, to a multiple of unit = 2^-44 of the power of two above the largest
-// |x|.
+// A number x becomes the integer round(x / unit), |.| <= 2^30, written with two digits to the base 2^16; a
+// digit times an int8 fits 16-bit multipliers, so products and sums are exact integers, the same in any order
+// and on any path. What is rounded is x alone, once, by at most 2^-30 of the largest |x|.
 #pragma once
 
 #include <cstddef>
@@ -12,12 +11,12 @@
 
 namespace learnalign {
 
-constexpr int digits = 3;
-constexpr int digit_bits = 15;
-constexpr int fixed_group = 8;           // rows that fixed_add_avx2 takes at once
-constexpr int64_t fixed_sum_rows = 256;  // rows in a FixedSum: 256 * 2^7 * 2^14 = 2^29 fits 32 bits
+constexpr int digits = 2;
+constexpr int digit_bits = 16;
+constexpr int group_rows = 4;  // rows added at once: a sum is loaded and stored once for all of them
+constexpr int64_t fixed_sum_rows = 256;  // rows in a FixedSum: 256 * 2^7 * 2^15 = 2^30 fits 32 bits
 
-// The power of two that makes every |x| <= largest an integer below 2^44; 0 for largest = 0.
+// The power of two that makes every |x| <= largest an integer of at most 2^30; 0 for largest = 0.
 double fixed_unit(double largest);
 
 // sum_j w_j q_j over at most fixed_sum_rows int8 rows: digit t of column k at [t * d + k].
@@ -26,9 +25,11 @@ struct FixedSum {
     std::vector<int32_t> columns;
 
     FixedSum() = default;
-    FixedSum(double unit_of_weights, int64_t d)
-        : unit(unit_of_weights), columns(digits * static_cast<size_t>(d)) {}
-    void add_to(std::vector<double>& total) const;
+    explicit FixedSum(int64_t d) : columns(digits * static_cast<size_t>(d)) {}
+    // Call before weights up to `largest` are added: where they need a larger unit, `total` takes what is
+    // here.
+    void make_room(double largest, std::vector<double>& total);
+    void move_to(std::vector<double>& total);
 };
 
 // A vector of d numbers: digit t of number k at [t * d + k].
@@ -40,28 +41,26 @@ struct FixedVector {
     explicit FixedVector(const std::vector<double>& values);
 };
 
-// The digits of round(x / unit), lowest first, each in [-2^14, 2^14) but the highest, which holds the rest.
+// The digits of round(x / unit), lowest first, each in [-2^15, 2^15).
 void write_digits(double x, double unit, int16_t* out);
 
-// Digit sums to a number: (s0 + s1 2^15 + s2 2^30) unit.
+// Digit sums to a number: (s0 + s1 2^16) unit.
 inline double join_digits(const int64_t* sums, double unit) {
-    return ((static_cast<double>(sums[2]) * 32768.0 + static_cast<double>(sums[1])) * 32768.0 +
-            static_cast<double>(sums[0])) *
-           unit;
+    return (static_cast<double>(sums[1]) * 65536.0 + static_cast<double>(sums[0])) * unit;
 }
 
 // sums[t] = row . digit t of the vector.
 void fixed_dot(const int8_t* row, const FixedVector& vector, int64_t d, int64_t* sums);
-// sum += weight * row in columns [begin, end); weights in units of sum.unit, as digits.
-void fixed_add(const int8_t* row, const int16_t* weight, FixedSum& sum, int64_t begin, int64_t end);
+// sum += weight * row; weights in units of sum.unit, as digits.
+void fixed_add(const int8_t* row, const int16_t* weight, FixedSum& sum, int64_t d);
 int64_t fixed_sum_squares(const int8_t* row, int64_t d);
 
-// The AVX2 twins (fixed_avx2.cpp), for two and for fixed_group rows at once. The latter fetches what lies
-// `ahead` columns behind meanwhile.
-void fixed_dot_two_avx2(const int8_t* a, const int8_t* b, const FixedVector& vector, int64_t d,
+// The AVX2 twins (fixed_avx2.cpp), for two and for group_rows rows at once. They fetch what comes next
+// meanwhile: the former a pair of rows that lies `ahead` bytes behind, the latter as many bytes as it reads.
+void fixed_dot_two_avx2(const int8_t* a, const int8_t* b, const FixedVector& vector, int64_t d, int64_t ahead,
                         int64_t* sums_a, int64_t* sums_b);
-void fixed_add_avx2(const int8_t* const* rows, const int16_t (*weights)[digits], FixedSum& sum, int64_t begin,
-                    int64_t end, int64_t ahead);
+void fixed_add_avx2(const int8_t* const* rows, const int16_t (*weights)[digits], FixedSum& sum, int64_t d,
+                    const void* next);
 int64_t fixed_sum_squares_avx2(const int8_t* row, int64_t d);
 
 }  // namespace learnalign

@@ -11,7 +11,7 @@
 namespace learnalign {
 namespace {
 
-constexpr int64_t chunk = 4096;  // 256 steps * 2 products * 2^7 * 2^14 = 2^30 fits a 32-bit lane
+constexpr int64_t chunk = 2048;  // 128 steps * 2 products * 2^7 * 2^15 = 2^30 fits a 32-bit lane
 
 LEARNALIGN_AVX2 inline __m256i load16(const int8_t* x) {
     return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
@@ -46,31 +46,30 @@ int32_t pair(int16_t a, int16_t b) {
 }  // namespace
 
 LEARNALIGN_AVX2 void fixed_dot_two_avx2(const int8_t* a, const int8_t* b, const FixedVector& vector,
-                                        int64_t d, int64_t* sums_a, int64_t* sums_b) {
-    const int16_t* low = vector.columns.data();
-    const int16_t *mid = low + d, *high = mid + d;
+                                        int64_t d, int64_t ahead, int64_t* sums_a, int64_t* sums_b) {
+    const int16_t *low = vector.columns.data(), *high = low + d;
     std::fill_n(sums_a, digits, 0);
     std::fill_n(sums_b, digits, 0);
     const int64_t whole = d / 16 * 16;
     for (int64_t begin = 0; begin < whole; begin += chunk) {
         const int64_t end = std::min(whole, begin + chunk);
-        __m256i a0 = _mm256_setzero_si256(), a1 = a0, a2 = a0, b0 = a0, b1 = a0, b2 = a0;
+        __m256i a0 = _mm256_setzero_si256(), a1 = a0, b0 = a0, b1 = a0;
         for (int64_t k = begin; k < end; k += 16) {
+            if (k % 64 == 0) {
+                _mm_prefetch(reinterpret_cast<const char*>(a + k + ahead), _MM_HINT_T1);
+                _mm_prefetch(reinterpret_cast<const char*>(b + k + ahead), _MM_HINT_T1);
+            }
             const __m256i x = load16(a + k), y = load16(b + k);
-            const __m256i m0 = load(low + k), m1 = load(mid + k), m2 = load(high + k);
+            const __m256i m0 = load(low + k), m1 = load(high + k);
             a0 = multiply_add(x, m0, a0);
             b0 = multiply_add(y, m0, b0);
             a1 = multiply_add(x, m1, a1);
             b1 = multiply_add(y, m1, b1);
-            a2 = multiply_add(x, m2, a2);
-            b2 = multiply_add(y, m2, b2);
         }
         sums_a[0] += add_up(a0);
         sums_a[1] += add_up(a1);
-        sums_a[2] += add_up(a2);
         sums_b[0] += add_up(b0);
         sums_b[1] += add_up(b1);
-        sums_b[2] += add_up(b2);
     }
     for (int64_t k = whole; k < d; ++k) {
         for (int t = 0; t < digits; ++t) {
@@ -80,54 +79,46 @@ LEARNALIGN_AVX2 void fixed_dot_two_avx2(const int8_t* a, const int8_t* b, const 
     }
 }
 
-// Bytes of two rows are interleaved, so that one instruction multiplies both with their weights and adds. The
-// count is fixed: the loop over rows must be unrolled, or its bookkeeping costs as much as the arithmetic.
+// The bytes of two rows are interleaved, so that one instruction multiplies both with their weights and adds.
+// Four rows: with more, rows whose bytes lie a multiple of 4 KiB apart would drive each other out of the
+// first-level cache.
 LEARNALIGN_AVX2 void fixed_add_avx2(const int8_t* const* rows, const int16_t (*weights)[digits],
-                                    FixedSum& sum, int64_t begin, int64_t end, int64_t ahead) {
-    const size_t d = sum.columns.size() / digits;
-    int32_t* low = sum.columns.data();
-    int32_t *mid = low + d, *high = mid + d;
-    int32_t pairs[fixed_group / 2][digits];
-    for (int p = 0; p < fixed_group / 2; ++p) {
+                                    FixedSum& sum, int64_t d, const void* next) {
+    static_assert(group_rows == 4);
+    int32_t* sums[digits] = {sum.columns.data(), sum.columns.data() + d};
+    const auto* ahead = static_cast<const char*>(next);
+    int32_t pairs[group_rows / 2][digits];
+    for (int p = 0; p < group_rows / 2; ++p) {
         for (int t = 0; t < digits; ++t) pairs[p][t] = pair(weights[2 * p][t], weights[2 * p + 1][t]);
     }
-    const int8_t* row[fixed_group];
-    std::copy_n(rows, fixed_group, row);
-    int64_t k = begin;
-    for (; k + 16 <= end; k += 16) {
-        if (k % 64 == 0) {
-            for (const int8_t* r : row)
-                _mm_prefetch(reinterpret_cast<const char*>(r + k + ahead), _MM_HINT_T1);
+    int64_t k = 0;
+    for (; k + 32 <= d; k += 32, ahead += 32 * group_rows) {
+        _mm_prefetch(ahead, _MM_HINT_T1);
+        _mm_prefetch(ahead + 64, _MM_HINT_T1);
+        __m256i column[digits][4];
+        for (int t = 0; t < digits; ++t) {
+            for (int q = 0; q < 4; ++q) column[t][q] = load(sums[t] + k + 8 * q);
         }
-        __m256i low_a = load(low + k), low_b = load(low + k + 8);
-        __m256i mid_a = load(mid + k), mid_b = load(mid + k + 8);
-        __m256i high_a = load(high + k), high_b = load(high + k + 8);
-#pragma GCC unroll 4
-        for (int p = 0; p < fixed_group / 2; ++p) {
-            const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row[2 * p] + k));
-            const __m128i y = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row[2 * p + 1] + k));
-            const __m256i xy_a = _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(x, y));
-            const __m256i xy_b = _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(x, y));
-            const __m256i w0 = _mm256_set1_epi32(pairs[p][0]);
-            low_a = multiply_add(xy_a, w0, low_a);
-            low_b = multiply_add(xy_b, w0, low_b);
-            const __m256i w1 = _mm256_set1_epi32(pairs[p][1]);
-            mid_a = multiply_add(xy_a, w1, mid_a);
-            mid_b = multiply_add(xy_b, w1, mid_b);
-            const __m256i w2 = _mm256_set1_epi32(pairs[p][2]);
-            high_a = multiply_add(xy_a, w2, high_a);
-            high_b = multiply_add(xy_b, w2, high_b);
+#pragma GCC unroll 2
+        for (int p = 0; p < group_rows / 2; ++p) {
+            const __m256i x = load(rows[2 * p] + k), y = load(rows[2 * p + 1] + k);
+            const __m256i low = _mm256_unpacklo_epi8(x, y), high = _mm256_unpackhi_epi8(x, y);
+            const __m256i xy[4] = {_mm256_cvtepi8_epi16(_mm256_castsi256_si128(low)),
+                                   _mm256_cvtepi8_epi16(_mm256_castsi256_si128(high)),
+                                   _mm256_cvtepi8_epi16(_mm256_extracti128_si256(low, 1)),
+                                   _mm256_cvtepi8_epi16(_mm256_extracti128_si256(high, 1))};
+            for (int t = 0; t < digits; ++t) {
+                const __m256i weight = _mm256_set1_epi32(pairs[p][t]);
+                for (int q = 0; q < 4; ++q) column[t][q] = multiply_add(xy[q], weight, column[t][q]);
+            }
         }
-        store(low + k, low_a);
-        store(low + k + 8, low_b);
-        store(mid + k, mid_a);
-        store(mid + k + 8, mid_b);
-        store(high + k, high_a);
-        store(high + k + 8, high_b);
+        for (int t = 0; t < digits; ++t) {
+            for (int q = 0; q < 4; ++q) store(sums[t] + k + 8 * q, column[t][q]);
+        }
     }
-    for (; k < end; ++k) {
-        for (int r = 0; r < fixed_group; ++r) {
-            for (int t = 0; t < digits; ++t) low[t * d + k] += int32_t{weights[r][t]} * row[r][k];
+    for (; k < d; ++k) {
+        for (int r = 0; r < group_rows; ++r) {
+            for (int t = 0; t < digits; ++t) sums[t][k] += int32_t{weights[r][t]} * rows[r][k];
         }
     }
 }

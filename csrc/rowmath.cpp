@@ -1,6 +1,8 @@
 // The portable path, and the choice between the paths.
 #include "rowmath.hpp"
 
+#include <bit>
+
 namespace learnalign {
 namespace {
 
@@ -38,17 +40,17 @@ double dot(const T* x, const double* other, int64_t d) {
 }
 
 template <class T>
-void dot_two(const void* a, const void* b, const Direction& direction, int64_t d, double* out) {
+void dot_two(const void* a, const void* b, const Direction& direction, int64_t d, int64_t, double* out) {
     out[0] = dot(static_cast<const T*>(a), direction.values.data(), d);
     out[1] = b == a ? out[0] : dot(static_cast<const T*>(b), direction.values.data(), d);
 }
 
 template <class T>
-void add_rows(const void* const* rows, const double* weights, int count, RowSum& sum, const Tile& tile) {
+void add_rows(const void* const* rows, const double* weights, RowSum& sum, int64_t d, const void*) {
     double* total = sum.total.data();
-    for (int r = 0; r < count; ++r) {
+    for (int r = 0; r < group_rows; ++r) {
         const T* x = static_cast<const T*>(rows[r]);
-        for (int64_t k = tile.begin; k < tile.end; ++k) total[k] += weights[r] * load(x[k]);
+        for (int64_t k = 0; k < d; ++k) total[k] += weights[r] * load(x[k]);
     }
 }
 
@@ -59,7 +61,7 @@ double sum_squares_int8(const void* row, int64_t d) {
     return static_cast<double>(fixed_sum_squares(static_cast<const int8_t*>(row), d));
 }
 
-void dot_two_int8(const void* a, const void* b, const Direction& direction, int64_t d, double* out) {
+void dot_two_int8(const void* a, const void* b, const Direction& direction, int64_t d, int64_t, double* out) {
     int64_t sums[digits];
     fixed_dot(static_cast<const int8_t*>(a), direction.fixed, d, sums);
     out[0] = out[1] = join_digits(sums, direction.fixed.unit);
@@ -68,11 +70,11 @@ void dot_two_int8(const void* a, const void* b, const Direction& direction, int6
     out[1] = join_digits(sums, direction.fixed.unit);
 }
 
-void add_rows_int8(const void* const* rows, const double* weights, int count, RowSum& sum, const Tile& tile) {
-    for (int r = 0; r < count; ++r) {
+void add_rows_int8(const void* const* rows, const double* weights, RowSum& sum, int64_t d, const void*) {
+    for (int r = 0; r < group_rows; ++r) {
         int16_t weight[digits];
         write_digits(weights[r], sum.fixed.unit, weight);
-        fixed_add(static_cast<const int8_t*>(rows[r]), weight, sum.fixed, tile.begin, tile.end);
+        fixed_add(static_cast<const int8_t*>(rows[r]), weight, sum.fixed, d);
     }
 }
 
@@ -97,6 +99,12 @@ const RowMath& row_math(Dtype dtype, Simd path) {
             break;
     }
     return table<double>;
+}
+
+double cut_weight(double x, Dtype dtype) {
+    if (dtype != Dtype::float16) return x;
+    constexpr uint64_t dropped = (uint64_t{1} << 11) - 1;  // 53 - 42 bits, the last of them rounded
+    return std::bit_cast<double>((std::bit_cast<uint64_t>(x) + dropped / 2 + 1) & ~dropped);
 }
 
 void scale_to_half(const float* row, double factor, Half* out, int64_t d, Simd path) {

@@ -2,7 +2,9 @@
 //
 // All paths give the same bits. Float rows: sums over a row run in 16 lanes (element k in lane k mod 16),
 // each lane in float64 and in order, and the lanes are added pairwise at the end; sums over rows run in the
-// order of the rows; no path fuses a multiplication with an addition. Int8 rows: exact integers (fixed.hpp).
+// order of the rows; products are exact or rounded before they are added. Half-precision rows are multiplied
+// with numbers cut to 42 bits: 42 + 11 bits fit a float64, so that these products are exact. Int8 rows: exact
+// integers (fixed.hpp).
 #pragma once
 
 #include <cstdint>
@@ -15,38 +17,33 @@
 namespace learnalign {
 
 constexpr int lanes = 16;
-constexpr int group_rows =
-    fixed_group;  // rows that add_rows takes at once, so that a sum is loaded and stored rarely
-constexpr int64_t tile_columns = 1024;  // columns that add_rows takes at once, so that their sums stay in L1
 
-// A sum of weighted rows: float64, or digits of integers while int8 rows are added.
+// A sum of weighted rows: float64, and digits of integers while int8 rows are added.
 struct RowSum {
     std::vector<double> total;
     FixedSum fixed;
 };
 
-// A vector that rows are multiplied with: float64, and its digits where rows are int8.
+// A vector that rows are multiplied with, its largest entry below 1: float64, and its digits for int8 rows.
 struct Direction {
     std::vector<double> values;
     FixedVector fixed;
 };
 
-// Columns [begin, end) of d; begin is a multiple of tile_columns.
-struct Tile {
-    int64_t begin;
-    int64_t end;
-    int64_t ahead;
-};
-
 struct RowMath {
     double (*sum_squares)(const void* row, int64_t d);
-    // (row . direction) for two rows at once; `b` may equal `a`.
-    void (*dot_two)(const void* a, const void* b, const Direction& direction, int64_t d, double* out);
-    // sum += weights[r] * rows[r], r = 0 .. count - 1 < group_rows, in this order, in the columns of the
-    // tile. Fetches what lies `ahead` columns behind meanwhile.
-    void (*add_rows)(const void* const* rows, const double* weights, int count, RowSum& sum,
-                     const Tile& tile);
+    // (row . direction) for two rows at once; `b` may equal `a`. Fetches the pair `ahead` bytes behind
+    // meanwhile.
+    void (*dot_two)(const void* a, const void* b, const Direction& direction, int64_t d, int64_t ahead,
+                    double* out);
+    // sum += weights[r] * rows[r] for group_rows rows, in this order. Fetches as many bytes from `next` on
+    // meanwhile: the memory works while the processor does.
+    void (*add_rows)(const void* const* rows, const double* weights, RowSum& sum, int64_t d,
+                     const void* next);
 };
+
+// What weights and directions of a format are cut to, see above.
+double cut_weight(double x, Dtype dtype);
 
 const RowMath& row_math(Dtype dtype, Simd path);
 
@@ -61,7 +58,7 @@ inline double add_lanes(double* lane) {
     return lane[0];
 }
 
-// The AVX2 twins (rowmath_avx2.cpp); call them only where the machine has avx2 and f16c.
+// The AVX2 twins (rowmath_avx2.cpp); call them only where the machine has avx2, fma and f16c.
 const RowMath& row_math_avx2(Dtype dtype);
 void scale_to_half_avx2(const float* row, double factor, Half* out, int64_t d);
 

@@ -143,138 +143,194 @@ struct Job {
     int threads;
     const Poll& poll;
 
+    int64_t row_bytes() const { return source.dimension * static_cast<int64_t>(item_bytes(source.dtype)); }
     int64_t blocks() const { return (rows + block_rows - 1) / block_rows; }
     int64_t end_of(int64_t block) const { return std::min(rows, (block + 1) * block_rows); }
 };
 
-// The sum of the weighted rows of one block, in the order of the rows. Some rows are collected while they are
-// in the second-level cache, then added tile by tile of columns, so that the tile's sums stay in the first.
+// The sum of the weighted rows of one block, in the order of the rows, some at a time.
 class BlockSum {
   public:
-    BlockSum(const Job& job, double weight_unit) : job_(job) {
-        const int64_t d = job.source.dimension;
-        const auto row_bytes = static_cast<int64_t>(item_bytes(job.source.dtype)) * d;
-        most_rows_ = group_rows * std::clamp<int64_t>(cached_bytes / (group_rows * (row_bytes + 1)), 1, 8);
-        sum_.total.resize(static_cast<size_t>(d), 0.0);
-        if (job.source.dtype == Dtype::int8) sum_.fixed = FixedSum(weight_unit, d);
+    explicit BlockSum(const Job& job) : job_(job) {
+        sum_.total.resize(static_cast<size_t>(job.source.dimension), 0.0);
+        if (job.source.dtype == Dtype::int8) sum_.fixed = FixedSum(job.source.dimension);
     }
 
     void add(const void* row, double weight) {
-        rows_.push_back(row);
-        weights_.push_back(weight);
-        if (static_cast<int64_t>(rows_.size()) == most_rows_) flush();
+        rows_[waiting_] = row;
+        weights_[waiting_] = cut_weight(weight, job_.source.dtype);
+        if (++waiting_ == group_rows) flush();
     }
 
+    // A group that is not full is filled up with its last row at weight 0.
     void flush() {
-        const int64_t d = job_.source.dimension, rows = static_cast<int64_t>(rows_.size());
-        for (int64_t begin = 0; begin < d; begin += tile_columns) {
-            const Tile tile{begin, std::min(d, begin + tile_columns), rows * d};
-            for (int64_t r = 0; r < rows; r += group_rows) {
-                const int count = static_cast<int>(std::min<int64_t>(group_rows, rows - r));
-                job_.math.add_rows(&rows_[r], &weights_[r], count, sum_, tile);
-            }
+        if (waiting_ == 0) return;
+        const auto* last = static_cast<const uint8_t*>(rows_[waiting_ - 1]);
+        for (int r = waiting_; r < group_rows; ++r) {
+            rows_[r] = last;
+            weights_[r] = 0.0;
         }
-        rows_.clear();
-        weights_.clear();
+        if (job_.source.dtype == Dtype::int8)
+            sum_.fixed.make_room(*std::max_element(weights_, weights_ + group_rows), sum_.total);
+        job_.math.add_rows(rows_, weights_, sum_, job_.source.dimension, last + job_.row_bytes());
+        waiting_ = 0;
     }
 
     std::vector<double> take() {
         flush();
-        if (job_.source.dtype == Dtype::int8) sum_.fixed.add_to(sum_.total);
+        if (job_.source.dtype == Dtype::int8) sum_.fixed.move_to(sum_.total);
         return std::move(sum_.total);
     }
 
   private:
-    static constexpr int64_t cached_bytes = 192 << 10;
     const Job& job_;
-    int64_t most_rows_;
     RowSum sum_;
-    std::vector<const void*> rows_;
-    std::vector<double> weights_;
+    const void* rows_[group_rows];
+    double weights_[group_rows];
+    int waiting_ = 0;
 };
 
-// First pass: every row's length, and sum_j V_j u_j.
+// First pass: every row's length, and sum_j V_j u_j. The four rows of a group are measured, which brings them
+// into the cache, and then added.
 std::vector<double> sum_rows(const Job& job, std::vector<RowLength>& lengths) {
     const int64_t d = job.source.dimension;
+    // Weights times a power of two, so that none comes near the ends of the range of float64.
     const double largest = *std::max_element(job.learnability, job.learnability + job.rows);
-    const double weight_unit =
-        fixed_unit(largest);  // an int8 row is no shorter than 1, so no weight is larger
+    const int exponent = largest > 0.0 ? std::ilogb(largest) + 10 : 0;
     std::atomic<bool> stop{false};
     OrderedSum total(d, job.threads, stop);
     parallel_blocks(job.blocks(), job.threads, job.poll, stop, [&](int64_t block) {
         RowCursor cursor(job.source);
-        BlockSum part(job, weight_unit);
+        BlockSum part(job);
         std::vector<double> scratch;
         for (int64_t i = block * block_rows; i < job.end_of(block); ++i) {
             const void* row = cursor.at(i);
             lengths[i] = measure(row, d, job.source.dtype, job.math, scratch);
             if (lengths[i].state != RowState::good || job.learnability[i] == 0.0) continue;
-            part.add(usable(row, d, lengths[i].exponent, scratch), job.learnability[i] / lengths[i].norm);
+            const double weight = std::ldexp(job.learnability[i], -exponent) / lengths[i].norm;
+            part.add(usable(row, d, lengths[i].exponent, scratch), weight);
             if (lengths[i].exponent != 0) part.flush();  // before the scratch is used again
         }
         total.add(block, part.take());
     });
-    return total.take();
+    std::vector<double> sum = total.take();
+    for (double& s : sum) s = std::ldexp(s, exponent);
+    return sum;
 }
+
+// The mean, times the power of two that brings its largest entry below 1.
+struct Mean {
+    Direction direction;
+    int exponent = 0;
+    double norm = 0.0;  // of the direction
+
+    Mean(const double* total, int64_t d, int64_t pool, Dtype dtype) {
+        std::vector<double>& values = direction.values;
+        values.assign(total, total + d);
+        double largest = 0.0;
+        for (double& m : values) largest = std::max(largest, std::fabs(m /= static_cast<double>(pool)));
+        if (largest == 0.0) return;
+        exponent = std::ilogb(largest) + 1;
+        for (double& m : values) m = cut_weight(std::ldexp(m, -exponent), dtype);
+        norm = std::sqrt(row_math(Dtype::float64, Simd::portable).sum_squares(values.data(), d));
+        if (dtype == Dtype::int8) direction.fixed = FixedVector(values);
+    }
+};
 
 struct Result {
     double* score;
     double* alignment;
 };
 
-// Second pass: every row against the mean, two at once.
-void dot_rows(const Job& job, const std::vector<RowLength>& lengths, const std::vector<double>& mean,
-              Result result) {
-    const int64_t d = job.source.dimension;
-    const double mean_norm = std::sqrt(row_math(Dtype::float64, Simd::portable).sum_squares(mean.data(), d));
-    const Direction direction{mean, job.source.dtype == Dtype::int8 ? FixedVector(mean) : FixedVector()};
-    const auto write = [&](int64_t i, double dot) {
-        const double projection = dot / lengths[i].norm;
-        result.alignment[i] = std::clamp(projection / mean_norm, -1.0, 1.0);
-        if (job.learnability[i] > 0.0) result.score[i] = job.learnability[i] * projection;
-    };
-    std::atomic<bool> stop{false};
-    parallel_blocks(job.blocks(), job.threads, job.poll, stop, [&](int64_t block) {
-        RowCursor cursor(job.source);
+// Second pass, or the only one: every row against the mean, two at once.
+class DotPass {
+  public:
+    DotPass(const Job& job, std::vector<RowLength>& lengths, bool measured, const Mean& mean, Result result)
+        : job_(job), lengths_(lengths), measured_(measured), mean_(mean), result_(result) {}
+
+    void run() {
+        std::atomic<bool> stop{false};
+        parallel_blocks(job_.blocks(), job_.threads, job_.poll, stop, [&](int64_t block) { dots_of(block); });
+    }
+
+  private:
+    static constexpr int64_t rows_ahead = 4;
+
+    void dots_of(int64_t block) {
+        const int64_t d = job_.source.dimension;
+        RowCursor cursor(job_.source);
         std::vector<double> scratch[2];
         int64_t number[2];
         const void* row[2];
         int waiting = 0;
         const auto flush = [&] {
             double dots[2];
-            if (waiting > 0) job.math.dot_two(row[0], row[waiting - 1], direction, d, dots);
+            if (waiting > 0) {
+                job_.math.dot_two(row[0], row[waiting - 1], mean_.direction, d, rows_ahead * job_.row_bytes(),
+                                  dots);
+            }
             for (int w = 0; w < waiting; ++w) write(number[w], dots[w]);
             waiting = 0;
         };
-        for (int64_t i = block * block_rows; i < job.end_of(block); ++i) {
-            result.score[i] = result.alignment[i] = 0.0;
-            if (lengths[i].state != RowState::good || mean_norm == 0.0) continue;
-            row[waiting] = usable(cursor.at(i), d, lengths[i].exponent, scratch[waiting]);
+        for (int64_t i = block * block_rows; i < job_.end_of(block); ++i) {
+            result_.score[i] = result_.alignment[i] = 0.0;
+            const void* found = cursor.at(i);
+            if (!measured_) lengths_[i] = measure(found, d, job_.source.dtype, job_.math, scratch[waiting]);
+            if (lengths_[i].state != RowState::good || mean_.norm == 0.0) continue;
+            row[waiting] = usable(found, d, lengths_[i].exponent, scratch[waiting]);
             number[waiting] = i;
             if (++waiting == 2) flush();
         }
         flush();
-    });
+    }
+
+    void write(int64_t i, double dot) {
+        const double projection = dot / lengths_[i].norm;
+        result_.alignment[i] = std::clamp(projection / mean_.norm, -1.0, 1.0);
+        if (job_.learnability[i] > 0.0)
+            result_.score[i] = job_.learnability[i] * std::ldexp(projection, mean_.exponent);
+    }
+
+    const Job& job_;
+    std::vector<RowLength>& lengths_;
+    const bool measured_;
+    const Mean& mean_;
+    Result result_;
+};
+
+Job job_of(const RowSource& source, const double* learnability, int threads, const Poll& poll) {
+    int64_t rows = 0;
+    for (const auto& shard : source.shards) rows += shard.rows;
+    Job job{source, learnability, row_math(source.dtype, simd_path()), rows, 1, poll};
+    job.threads = thread_count(threads, job.blocks());
+    return job;
 }
 
 }  // namespace
 
-void score_rows(const RowSource& source, const double* learnability, int64_t pool, ZeroRows zero_rows,
-                int threads, const Poll& poll, double* score, double* alignment) {
-    int64_t rows = 0;
-    for (const auto& shard : source.shards) rows += shard.rows;
-    if (rows == 0) return;
-    if (pool < rows) {
-        throw Error(ErrorKind::array, "pool_size must be at least the number of rows (" +
-                                          std::to_string(rows) + "), found " + std::to_string(pool));
-    }
-    Job job{source, learnability, row_math(source.dtype, simd_path()), rows, 1, poll};
-    job.threads = thread_count(threads, job.blocks());
-    std::vector<RowLength> lengths(static_cast<size_t>(rows));
-    std::vector<double> mean = sum_rows(job, lengths);
+std::vector<double> sum_unit_rows(const RowSource& source, const double* learnability, ZeroRows zero_rows,
+                                  int threads, const Poll& poll) {
+    const Job job = job_of(source, learnability, threads, poll);
+    if (job.rows == 0) return std::vector<double>(static_cast<size_t>(source.dimension), 0.0);
+    std::vector<RowLength> lengths(static_cast<size_t>(job.rows));
+    std::vector<double> total = sum_rows(job, lengths);
     refuse_bad_rows(lengths, learnability, zero_rows);
-    for (double& m : mean) m /= static_cast<double>(pool);
-    dot_rows(job, lengths, mean, {score, alignment});
+    return total;
+}
+
+void score_rows(const RowSource& source, const double* learnability, const double* total, int64_t pool,
+                ZeroRows zero_rows, int threads, const Poll& poll, double* score, double* alignment) {
+    const Job job = job_of(source, learnability, threads, poll);
+    if (job.rows == 0) return;
+    std::vector<RowLength> lengths(static_cast<size_t>(job.rows));
+    std::vector<double> summed;
+    if (total == nullptr) {
+        summed = sum_rows(job, lengths);
+        refuse_bad_rows(lengths, learnability, zero_rows);
+    }
+    const Mean mean(total == nullptr ? summed.data() : total, source.dimension, pool, source.dtype);
+    DotPass(job, lengths, total == nullptr, mean, {score, alignment}).run();
+    if (total != nullptr) refuse_bad_rows(lengths, learnability, zero_rows);
 }
 
 }  // namespace learnalign

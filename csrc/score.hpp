@@ -3,9 +3,10 @@
 //   u_i = row_i / |row_i|,   z_i = V_i u_i,   m = (1 / pool) sum_j z_j,   score_i = z_i . m,   alignment_i =
 //   cos(u_i, m)
 //
-// Float rows: float64 throughout. Int8 rows: exact integers; rounded are the weights V_j / |row_j| and the
-// mean, each once, to multiples of 2^-44 of the largest V and of the largest entry of the mean. The same bits
-// for any number of threads, any split into shards and any SIMD path.
+// Float rows: float64 throughout (for half precision the weights V_j / |row_j| and the mean are cut to 42
+// bits). Int8 rows: exact integers; rounded are the weights, to 2^-30 of the largest so far among the block's
+// 256 rows, and the mean, to 2^-30 of its largest entry. The same bits for any number of threads, any split
+// into shards and any SIMD path.
 #pragma once
 
 #include <cstdint>
@@ -30,9 +31,15 @@ struct RowSource {
 // row).
 enum class ZeroRows { refused, scored };
 
-// `learnability`, `score` and `alignment` hold one number a row; `pool` >= rows counts also rows not given.
-// Throws Error(array) naming the first rows that are non-finite, or zero where that is refused.
-void score_rows(const RowSource& source, const double* learnability, int64_t pool, ZeroRows zero_rows,
-                int threads, const Poll& poll, double* score, double* alignment);
+// sum_j V_j u_j, float64 [dimension]; one pass. Throws Error(array) naming the first rows that are
+// non-finite, or zero where that is refused.
+std::vector<double> sum_unit_rows(const RowSource& source, const double* learnability, ZeroRows zero_rows,
+                                  int threads, const Poll& poll);
+
+// `learnability`, `score` and `alignment` hold one number a row. `total`: sum_j V_j u_j [dimension] where it
+// is known, of these rows or of others; nullptr: it is summed first. `pool`: the number of rows that m is the
+// mean of. Throws Error(array) as above.
+void score_rows(const RowSource& source, const double* learnability, const double* total, int64_t pool,
+                ZeroRows zero_rows, int threads, const Poll& poll, double* score, double* alignment);
 
 }  // namespace learnalign

@@ -63,10 +63,17 @@ def simd() -> str: ...
 def score_rows(
     shards: Sequence[npt.NDArray[Any]],
     learnability: npt.NDArray[np.float64],
+    total: npt.NDArray[np.float64] | None,
     pool_size: int,
     zero_rows_refused: bool,
     threads: int,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]: ...
+def sum_unit_rows(
+    shards: Sequence[npt.NDArray[Any]],
+    learnability: npt.NDArray[np.float64],
+    zero_rows_refused: bool,
+    threads: int,
+) -> npt.NDArray[np.float64]: ...
 def top(score: npt.NDArray[np.float64], learnability: npt.NDArray[np.float64], n: int) -> npt.NDArray[np.int64]: ...
 def fold_band(
     phi: npt.NDArray[np.float32],

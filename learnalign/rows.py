@@ -32,6 +32,11 @@ class Rows:
         self._ends = np.cumsum([0, *map(len, self._shards)])
         self.dimension = widths.pop() if widths else 0
 
+    @property
+    def shards(self) -> list[npt.NDArray[Any]]:
+        """The arrays, without empty ones."""
+        return self._shards
+
     def __len__(self) -> int:
         return int(self._ends[-1])
 

@@ -15,7 +15,7 @@ FLOORS: list[set[str]] = [
     {"errors"},
     {"_core"},
     {"config", "kernels"},
-    {"durable", "progress"},
+    {"durable", "progress", "tensor_scoring"},
     {"rows", "pool", "rundir", "policy", "store", "scoring", "gradient", "rewards"},
     {"neighbours"},
     {"selection", "rollout", "warmup", "logs"},

@@ -147,8 +147,8 @@ struct Scored {
 Scored score_with(const RowSource& source, const std::vector<double>& learnability, int threads) {
     const size_t count = learnability.size();
     Scored scored{std::vector<double>(count), std::vector<double>(count)};
-    score_rows(source, learnability.data(), static_cast<int64_t>(count), ZeroRows::refused, threads, no_poll,
-               scored.score.data(), scored.alignment.data());
+    score_rows(source, learnability.data(), nullptr, static_cast<int64_t>(count), ZeroRows::refused, threads,
+               no_poll, scored.score.data(), scored.alignment.data());
     return scored;
 }
 
@@ -186,7 +186,7 @@ void test_interrupt() {
     const RowSource source{{{long_rows.data(), 20000}}, Dtype::float32, (int64_t{1} << 26) / 20000};
     try {
         score_rows(
-            source, learnability.data(), 20000, ZeroRows::refused, 2,
+            source, learnability.data(), nullptr, 20000, ZeroRows::refused, 2,
             [] { throw Error(ErrorKind::array, "interrupted"); }, score.data(), alignment.data());
     } catch (const Error& error) {
         require(std::string(error.what()) == "interrupted", "the interruption is what surfaces");

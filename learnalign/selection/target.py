@@ -10,7 +10,7 @@ import numpy as np
 
 from learnalign.errors import ArrayError
 from learnalign.rows import Rows, blocks
-from learnalign.scoring import Scores
+from learnalign.scoring import Scores, score_shards
 from learnalign.selection.prompts import Doubles
 
 BLOCK = 2048
@@ -48,9 +48,4 @@ def score_against(rows: Rows, learnability: Doubles, mean: Doubles) -> Scores:
     """
     if rows.dimension != len(mean):
         raise ArrayError(f"the target's sketches have {len(mean)} numbers a row, the pool's {rows.dimension}")
-    products = np.zeros(len(rows))
-    direction = mean.astype(np.float32)
-    for part in blocks(np.arange(len(rows)), BLOCK):
-        products[part] = rows.unit(part)[0] @ direction
-    norm = float(np.linalg.norm(direction))
-    return Scores(learnability * products, products / norm if norm else np.zeros(len(rows)))
+    return score_shards(rows.shards, learnability, pool_size=len(rows), total=mean * len(rows))
