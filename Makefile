@@ -37,7 +37,7 @@ test: .venv/developing
 
 real: .venv/installed
 	$(PIP) install -q $(PIP_ARGS) $(CONSTRAINTS) gguf accelerate
-	$(BIN)/python bench/real.py runs/real
+	$(BIN)/python -m bench.real runs/real
 
 sanitize: build/core-address,undefined build/core-thread
 	for program in $^; do \

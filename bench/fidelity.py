@@ -6,8 +6,8 @@ SmolLM2-135M-Instruct (see bench/real.py), the prompts are sums of two numbers o
 weights, in float32 products. Every sketch is made of the same inputs and output gradients by the package's own
 code. Layers are taken in blocks that fit into memory, each with passes of its own.
 
-    python bench/fidelity.py runs/fidelity            64 prompts, 10 to 30 minutes on two cores
-    python bench/fidelity.py runs/fidelity --quick    8 prompts, 4 layers and the head: checks that it runs
+    python -m bench.fidelity runs/fidelity            64 prompts, 10 to 30 minutes on two cores
+    python -m bench.fidelity runs/fidelity --quick    8 prompts, 4 layers and the head: checks that it runs
 
 The last line is one JSON object.
 """
@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from real import smollm2  # type: ignore[import-not-found]
 from torch import Tensor
 
+from bench.real import smollm2
 from learnalign.config import PolicyConfig, RolloutConfig
 from learnalign.gradient import Group, Sketcher
 from learnalign.gradient.layers import Layer

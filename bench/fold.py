@@ -5,7 +5,7 @@ Three ways to the same sketch of one prompt's tokens, for the layer shapes of Sm
 gradient in torch and then folds it; ours is `fold_segments`. Ours is checked against float64 before it is timed.
 Times are the best of several rounds, in which the three take turns.
 
-    python bench/fold.py [--quick]
+    python -m bench.fold [--quick]
 
 The last line is one JSON object.
 """

@@ -6,7 +6,7 @@ shortest of its first 1,000), of which so small a model solves almost none, and 
 solves some at temperature 0.7. Then 8 prompts of a verl Parquet file are sampled. Data sets are read from
 LEARNALIGN_DATA (see README).
 
-    python bench/real.py runs/real
+    python -m bench.real runs/real
 
 The last line is one JSON object.
 """
