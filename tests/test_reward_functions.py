@@ -209,6 +209,6 @@ def test_in_a_run_a_changed_function_makes_its_stage_stale(tmp_path: Path) -> No
 def test_the_command_line_remembers_where_the_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a run can be gone on with from another folder."""
     monkeypatch.chdir(tmp_path)
-    config = cli._config(tmp_path / "run", None, None, None, None, ["reward.verifier=mine.py:reward"])
+    config = cli._config(tmp_path / "run", None, {}, ["reward.verifier=mine.py:reward"])
     assert config.reward.verifier == f"{tmp_path / 'mine.py'}:reward"
-    assert cli._config(tmp_path / "run", None, None, None, None, []).reward.verifier == "math"
+    assert cli._config(tmp_path / "run", None, {}, []).reward.verifier == "math"
