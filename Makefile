@@ -61,7 +61,7 @@ reliability: .venv/developing
 	LEARNALIGN_KILLS=200 LEARNALIGN_FLIPS=10000 LEARNALIGN_FUZZ=20000 $(BIN)/python -P -m pytest tests/test_store.py
 
 vllm-test: .venv-vllm/installed
-	HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/python -P -m pytest -o addopts=--import-mode=importlib -o pythonpath=. -s tests/vllm
+	HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/python -P -m pytest -o addopts=--import-mode=importlib -o pythonpath=. -s tests/vllm_engine
 
 lint: .venv/developing
 	$(BIN)/ruff check .

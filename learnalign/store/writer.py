@@ -178,7 +178,8 @@ def _make_directory(directory: Path) -> None:
     except OSError as error:
         raise StoreError(f"cannot make the store {directory}: {error.strerror}") from error
     foreign = [name for name in names if name not in (NAME, PARTIAL) and not re.fullmatch(r"shard-\d{5}\.index", name)]
-    if foreign:
+    # Another writer may have begun meanwhile: whoever sees its shards finds its store.json, which comes before them.
+    if foreign and not (directory / NAME).exists():
         raise StoreError(
             f"{directory} is not a sketch store (no store.json) and holds other files ({foreign[0]}, ...): "
             "choose an empty or a new directory"
