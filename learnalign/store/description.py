@@ -90,12 +90,15 @@ def settle_description(directory: Path, asked: StoreDescription) -> None:
     """
     path, partial = directory / NAME, directory / PARTIAL
     if not path.exists():
-        if any(index.stat().st_size > 0 for index in directory.glob("shard-*.index")):
-            raise StoreCorruptError(f"{directory} has rows but no store.json: restore it, or delete the store")
         try:
             with open(partial, "a+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 if not path.exists():
+                    if any(index.stat().st_size > 0 for index in directory.glob("shard-*.index")):
+                        partial.unlink(missing_ok=True)
+                        raise StoreCorruptError(
+                            f"{directory} has rows but no store.json: restore it, or delete the store"
+                        )
                     file.truncate(0)
                     file.write(asked.text().encode())
                     file.flush()
