@@ -123,6 +123,7 @@ def test_weights_stay_frozen_and_modules_clean() -> None:
         (Group([1], [[1], [2]], [1.0]), "one reward a response, found 1 for 2"),
         (Group([1], [[1, 2]], [1.0], [[1.0]]), r"\[2\], found \[1\]"),
         (Group([1], [[1]], [1.0], [[-1.0]]), "at least 0"),
+        (Group([1], [[1], [2]], [1.0, float("nan")]), "rewards must be finite"),
     ],
 )
 def test_malformed_groups_are_refused(group: Group, message: str) -> None:

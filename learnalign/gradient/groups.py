@@ -111,6 +111,8 @@ def _token_weights(group: Group) -> list[np.ndarray]:
         raise ArrayError("a group needs a prompt of at least one token and at least one response")
     if len(group.rewards) != len(responses):
         raise ArrayError(f"a group needs one reward a response, found {len(group.rewards)} for {len(responses)}")
+    if not np.isfinite(np.asarray(group.rewards, dtype=np.float64)).all():
+        raise ArrayError(f"rewards must be finite, found {list(group.rewards)}")
     if group.token_weights is None:
         return [np.ones(len(response)) for response in responses]
     weights = [np.asarray(w, dtype=np.float64) for w in group.token_weights]
