@@ -19,7 +19,7 @@ FLOORS: list[set[str]] = [
     {"rows", "pool", "rundir", "policy", "store", "scoring", "gradient", "rewards"},
     {"neighbours"},
     {"selection", "rollout", "warmup", "logs"},
-    {"report"},
+    {"report", "staged"},
     {"stages"},
     {"pipeline"},
     {"demo", "importing"},
