@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import struct
@@ -743,6 +744,43 @@ runpy.run_path({str(PROGRAM)!r}, run_name="__main__")
     assert reader.check() == []
     for directory in ("store", "whole"):
         assert run_program(tmp_path / directory, "float16").wait() == 0
+    assert files(tmp_path / "store") == files(tmp_path / "whole")
+
+
+def test_full_file_system(tmp_path: Path) -> None:
+    """A real file system of 400 KiB (tmpfs, mounted where nobody else sees it), then more room on it."""
+    disk, python = tmp_path / "disk", shlex.quote(sys.executable)
+    disk.mkdir()
+    private = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec"]
+    mount = f"mount -t tmpfs -o size=400k tmpfs {shlex.quote(str(disk))}"
+    if not sys.platform.startswith("linux") or shutil.which("unshare") is None:
+        pytest.skip("needs Linux and unshare (util-linux) to mount a small file system")
+    allowed = subprocess.run([*private, mount], capture_output=True, text=True)
+    if allowed.returncode != 0:
+        pytest.skip(
+            f"namespaces or tmpfs are not allowed here, a small file system cannot be mounted: {allowed.stderr}"
+        )
+    script = f"""
+{mount}
+cd {shlex.quote(str(disk))}
+if {python} {PROGRAM} store float16 0; then exit 3; fi
+{python} -c "
+from learnalign.store import SketchReader
+reader = SketchReader('store')
+assert reader.check() == []
+print('kept', reader.rows)"
+mount -o remount,size=16m .
+{python} {PROGRAM} store float16 0 > /dev/null
+cp -r store {shlex.quote(str(tmp_path / "store"))}
+"""
+    result = subprocess.run([*private, script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "No space left on device; committed rows are safe" in result.stderr
+    flushed = max(int(rows) for rows in re.findall(r"flushed (\d+)", result.stdout))
+    kept = re.search(r"kept (\d+)", result.stdout)
+    assert kept is not None
+    assert 100 < flushed <= int(kept[1]) < 630
+    assert run_program(tmp_path / "whole", "float16").wait() == 0
     assert files(tmp_path / "store") == files(tmp_path / "whole")
 
 
