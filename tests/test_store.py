@@ -891,7 +891,7 @@ def keep_both_names(directory: Path) -> None:
     ("prepare", "line"),
     [
         (make_foreign, "holds other files"),
-        (lose_description, "no store.json"),
+        (lose_description, r"has rows but no store\.json.* delete .*store and run the same command again"),
         (lose_data, "is missing"),
         (keep_both_names, "holds both"),
     ],
@@ -907,6 +907,9 @@ def test_what_is_not_a_store_is_left_alone(tmp_path: Path, prepare: Callable[[Pa
 def test_reading_what_is_not_a_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"it has no store\.json"):
         SketchReader(tmp_path)
+    lose_description(tmp_path / "undescribed")
+    with pytest.raises(StoreCorruptError, match=r"has rows but no store\.json.* run the same command again"):
+        SketchReader(tmp_path / "undescribed")
     lose_data(tmp_path / "store")
     with pytest.raises(StoreError, match="is missing"):
         SketchReader(tmp_path / "store")
