@@ -6,10 +6,12 @@ Ours: `SketchWriter`, float32 rows in, encoding included, every block durable. A
 was written. What the producing thread pays is the time of one `append` while the queue has room, as a share of a
 sketch that takes 1 ms a row.
 
-A disk's speed varies from minute to minute, so every way is run once a turn, and what counts is the median over the
-turns of the ratio to the floor of the same turn. Between two runs the files of the first are deleted and the disk is
-left to settle (`sync`, not timed): freed blocks are discarded at the next flush, which would be charged to whoever
-comes next.
+A disk's speed varies from minute to minute, so every way is measured in pairs with a floor right beside it, the
+floor before it in one turn and behind it in the next; what counts is the median of the pairs' ratios, printed with the
+quartiles. "floor again" is a second floor, paired in the same way: its distance from 1 is the error of the method. The
+baselines take part in the first turns only. Between two runs the files of the first are deleted and the disk is left
+to settle (`sync`, not timed): freed blocks are discarded at the next flush, which would be charged to whoever comes
+next.
 
     python -m bench.store [--quick] [--folder DIRECTORY]
 
@@ -39,6 +41,7 @@ from learnalign.store import SketchReader, SketchWriter
 
 DIMENSION = 8192
 BLOCK = 128
+BASELINE_TURNS = 4
 
 
 def main() -> None:
@@ -46,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="64 MB")
     parser.add_argument("--folder", help="on the disk to be measured (default: the temporary folder)")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=10, help="pairs of ours and the floor")
     parser.add_argument("--megabytes", type=int, default=1024)
     asked = parser.parse_args()
     blocks = (64 if asked.quick else asked.megabytes) * 2**20 // (BLOCK * DIMENSION * 2)
@@ -59,30 +62,26 @@ def measure(folder: Path, blocks: int, repeats: int) -> None:
     rng = np.random.default_rng(0)
     phi = rng.standard_normal((BLOCK, DIMENSION), dtype=np.float32)
     unit = (phi / np.linalg.norm(phi.astype(np.float64), axis=1, keepdims=True)).astype(np.float16)
+    floor = partial(raw, folder / "raw", unit, blocks)
     runs: dict[str, Callable[[], None]] = {
-        "floor": lambda: raw(folder / "raw", unit, blocks),
-        "ours": lambda: ours(folder / "ours", phi, blocks),
-        "memmap": lambda: memmap(folder / "memmap.npy", unit, blocks),
+        "floor again": partial(raw, folder / "again", unit, blocks),
+        "ours": partial(ours, folder / "ours", phi, blocks),
+        "memmap": partial(memmap, folder / "memmap.npy", unit, blocks),
     }
     for name, write in (("safetensors", safetensors), ("zarr", zarr), ("h5py", h5py)):
         if importlib.util.find_spec(name) is None:
             print(f"  {name} is not installed: skipped")
         else:
             runs[name] = partial(write, folder / name, unit, blocks)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            seconds[name].append(timed(folder, run))
+    pairs = measure_pairs(folder, floor, runs, repeats)
     timed(folder, runs["ours"], lambda: check(folder / "ours", unit, blocks))
     size = blocks * unit.nbytes
-    print(f"{size / 1e6:,.0f} MB of float16 in blocks of {unit.nbytes / 1e6:.1f} MB, {repeats} turns")
-    of_floor = {}
-    for name, times in seconds.items():
-        ratios = [floor / own for floor, own in zip(seconds["floor"], times, strict=True)]
-        of_floor[name] = statistics.median(ratios)
+    print(f"{size / 1e6:,.0f} MB of float16 in blocks of {unit.nbytes / 1e6:.1f} MB")
+    of_floor = {name: quartiles([beside / own for beside, own in times]) for name, times in pairs.items()}
+    for name, (low, middle, high) in of_floor.items():
+        speed = size / statistics.median(own for _, own in pairs[name]) / 1e6
         print(
-            f"  {name:<14}{size / statistics.median(times) / 1e6:>8,.0f} MB/s"
-            f"{of_floor[name]:>8.2f} x floor ({min(ratios):.2f} to {max(ratios):.2f})"
+            f"  {name:<14}{speed:>8,.0f} MB/s{middle:>8.2f} x floor ({low:.2f} to {high:.2f}, {len(pairs[name])} pairs)"
         )
     encode = encoding_only(folder / "encode", phi)
     print(f"  one append takes {encode / (BLOCK * 1e-3):.1%} of a producer that needs 1 ms a sketch")
@@ -91,7 +90,7 @@ def measure(folder: Path, blocks: int, repeats: int) -> None:
         {
             "megabytes": round(size / 1e6),
             "turns": repeats,
-            **{f"{name}_of_floor": round(ratio, 2) for name, ratio in of_floor.items() if name != "floor"},
+            **{f"{name}_of_floor": [round(ratio, 2) for ratio in ratios] for name, ratios in of_floor.items()},
             "append_of_a_sketch_of_1_ms_a_row": round(encode / (BLOCK * 1e-3), 4),
         },
         "numpy",
@@ -99,6 +98,27 @@ def measure(folder: Path, blocks: int, repeats: int) -> None:
         "zarr",
         "h5py",
     )
+
+
+def measure_pairs(
+    folder: Path, floor: Callable[[], None], runs: dict[str, Callable[[], None]], repeats: int
+) -> dict[str, list[tuple[float, float]]]:
+    """(seconds of the floor, of the way beside it) of every pair."""
+    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for turn in range(repeats):
+        for name, run in runs.items():
+            if name not in ("floor again", "ours") and turn >= BASELINE_TURNS:
+                continue
+            first, second = (floor, run) if turn % 2 == 0 else (run, floor)
+            seconds = timed(folder, first), timed(folder, second)
+            pairs[name].append(seconds if turn % 2 == 0 else seconds[::-1])
+    return pairs
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """The quartiles of two values or more; one value is all three."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    return low, middle, high
 
 
 def timed(folder: Path, run: Callable[[], None], after: Callable[[], None] = lambda: None) -> float:

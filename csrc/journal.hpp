@@ -14,7 +14,6 @@ namespace learnalign {
 
 constexpr size_t data_header_bytes = 4096;
 constexpr size_t index_header_bytes = 64;
-constexpr size_t largest_group = 16;  // blocks that share one pair of syncs
 constexpr size_t largest_id_bytes = 65536;
 
 // The header of the shard's .npy, padded to data_header_bytes.

@@ -15,6 +15,7 @@ namespace {
 
 constexpr uint64_t checked_on_resume = uint64_t{64} << 20;
 constexpr uint64_t encoded_between_polls = uint64_t{4} << 20;
+constexpr uint64_t largest_group = uint64_t{256} << 20;  // bytes of rows that share one pair of syncs
 
 std::string shard_stem(uint64_t shard) {
     char name[32];
@@ -189,61 +190,67 @@ void StoreWriter::append(const std::vector<std::string>& ids, const double* succ
     if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
     block.first_row = place(ids.size());
     waiting_bytes_ += bytes;
+    uncommitted_rows_ += ids.size();
     queue_.push_back(std::move(block));
     changed_.notify_all();
 }
 
+// Writes what is queued; commits when nothing waits any more, or much is written. A slow producer thus has
+// every block committed at once, a fast one waits for few syncs.
 void StoreWriter::work() {
+    Group group;
     std::unique_lock lock(mutex_);
     for (;;) {
         changed_.wait(lock, [&] { return ending_ || !queue_.empty(); });
         if (queue_.empty()) return;
-        std::vector<Pending> group;
-        while (!queue_.empty() && group.size() < largest_group) {
-            group.push_back(std::move(queue_.front()));
-            queue_.pop_front();
-        }
-        lock.unlock();
-        std::string failure;
         try {
-            write_group(group);
+            while (!queue_.empty() && group.bytes < largest_group) write_next(group, lock);
+            commit(group, lock);
         } catch (const std::exception& error) {
-            failure = error.what();
-        }
-        lock.lock();
-        if (!failure.empty()) {
+            if (!lock.owns_lock()) lock.lock();
             failed_ = true;
-            failure_ = failure;
+            failure_ = error.what();
             queue_.clear();
             waiting_bytes_ = 0;
             changed_.notify_all();
             return;
         }
-        for (const Pending& block : group) {
-            waiting_bytes_ -= block.bytes;
-            committed_rows_ += block.table.rows();
-        }
-        changed_.notify_all();
     }
 }
 
+// Writes the first block of the queue, whose memory then has room for another.
+void StoreWriter::write_next(Group& group, std::unique_lock<std::mutex>& lock) {
+    const Pending block = std::move(queue_.front());
+    queue_.pop_front();
+    lock.unlock();
+    const uint64_t offset = data_header_bytes + block.first_row * shape_.row_bytes();
+    data_file_.write_at(offset, block.data.get(), block.bytes);
+    data_file_.begin_sync(offset, block.bytes);
+    group.records += block_record(block.table, block.first_row, crc32c(block.data.get(), block.bytes));
+    group.rows += block.table.rows();
+    group.bytes += block.bytes;
+    lock.lock();
+    waiting_bytes_ -= block.bytes;
+    changed_.notify_all();
+}
+
 // The rows reach the disk before the records that make them count.
-void StoreWriter::write_group(const std::vector<Pending>& group) {
-    std::string records;
-    for (const Pending& block : group) {
-        data_file_.write_at(data_header_bytes + block.first_row * shape_.row_bytes(), block.data.get(),
-                            block.bytes);
-        records += block_record(block.table, block.first_row, crc32c(block.data.get(), block.bytes));
-    }
+void StoreWriter::commit(Group& group, std::unique_lock<std::mutex>& lock) {
+    lock.unlock();
     data_file_.sync();
-    index_file_.write_at(index_end_, records.data(), records.size());
+    index_file_.write_at(index_end_, group.records.data(), group.records.size());
     index_file_.sync();
-    index_end_ += records.size();
+    index_end_ += group.records.size();
+    lock.lock();
+    committed_rows_ += group.rows;
+    uncommitted_rows_ -= group.rows;
+    group = {};
+    changed_.notify_all();
 }
 
 void StoreWriter::wait_until_idle(const Poll& poll) {
     std::unique_lock lock(mutex_);
-    while (!changed_.wait_for(lock, poll_interval, [&] { return failed_ || waiting_bytes_ == 0; })) {
+    while (!changed_.wait_for(lock, poll_interval, [&] { return failed_ || uncommitted_rows_ == 0; })) {
         lock.unlock();
         poll();
         lock.lock();

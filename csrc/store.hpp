@@ -54,6 +54,13 @@ class StoreWriter {
         uint64_t first_row;
     };
 
+    // What is written and not yet committed.
+    struct Group {
+        std::string records;
+        uint64_t rows = 0;
+        uint64_t bytes = 0;
+    };
+
     std::string data_path(bool finished) const;
     void recover(Verify verify, const Poll& poll);
     bool is_finished() const;
@@ -64,7 +71,8 @@ class StoreWriter {
                    const Poll& poll) const;
     void wait_until_idle(const Poll& poll);
     void work();
-    void write_group(const std::vector<Pending>& group);
+    void write_next(Group& group, std::unique_lock<std::mutex>& lock);
+    void commit(Group& group, std::unique_lock<std::mutex>& lock);
     void finish();
     void clear_holes();
     void end_thread() noexcept;
@@ -85,7 +93,8 @@ class StoreWriter {
     std::mutex mutex_;    // guards everything below
     std::condition_variable changed_;
     std::deque<Pending> queue_;
-    uint64_t waiting_bytes_ = 0;  // queued or being written
+    uint64_t waiting_bytes_ = 0;     // queued or being written
+    uint64_t uncommitted_rows_ = 0;  // appended, in any state
     std::vector<RowRange> holes_;
     uint64_t end_row_ = 0;  // where a block goes that fits no hole
     uint64_t committed_rows_ = 0;

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import struct
@@ -746,6 +747,43 @@ runpy.run_path({str(PROGRAM)!r}, run_name="__main__")
     assert files(tmp_path / "store") == files(tmp_path / "whole")
 
 
+def test_full_file_system(tmp_path: Path) -> None:
+    """A real file system of 400 KiB (tmpfs, mounted where nobody else sees it), then more room on it."""
+    disk, python = tmp_path / "disk", shlex.quote(sys.executable)
+    disk.mkdir()
+    private = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec"]
+    mount = f"mount -t tmpfs -o size=400k tmpfs {shlex.quote(str(disk))}"
+    if not sys.platform.startswith("linux") or shutil.which("unshare") is None:
+        pytest.skip("needs Linux and unshare (util-linux) to mount a small file system")
+    allowed = subprocess.run([*private, mount], capture_output=True, text=True)
+    if allowed.returncode != 0:
+        pytest.skip(
+            f"namespaces or tmpfs are not allowed here, a small file system cannot be mounted: {allowed.stderr}"
+        )
+    script = f"""
+{mount}
+cd {shlex.quote(str(disk))}
+if {python} {PROGRAM} store float16 0; then exit 3; fi
+{python} -c "
+from learnalign.store import SketchReader
+reader = SketchReader('store')
+assert reader.check() == []
+print('kept', reader.rows)"
+mount -o remount,size=16m .
+{python} {PROGRAM} store float16 0 > /dev/null
+cp -r store {shlex.quote(str(tmp_path / "store"))}
+"""
+    result = subprocess.run([*private, script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "No space left on device; committed rows are safe" in result.stderr
+    flushed = max(int(rows) for rows in re.findall(r"flushed (\d+)", result.stdout))
+    kept = re.search(r"kept (\d+)", result.stdout)
+    assert kept is not None
+    assert 100 < flushed <= int(kept[1]) < 630
+    assert run_program(tmp_path / "whole", "float16").wait() == 0
+    assert files(tmp_path / "store") == files(tmp_path / "whole")
+
+
 def test_interrupts_are_heard_within_half_a_second(tmp_path: Path) -> None:
     """While blocks of 128 MB are encoded and written without pause; what was committed stays intact."""
     code = f"""
@@ -853,7 +891,7 @@ def keep_both_names(directory: Path) -> None:
     ("prepare", "line"),
     [
         (make_foreign, "holds other files"),
-        (lose_description, "no store.json"),
+        (lose_description, r"has rows but no store\.json.* delete .*store and run the same command again"),
         (lose_data, "is missing"),
         (keep_both_names, "holds both"),
     ],
@@ -869,6 +907,9 @@ def test_what_is_not_a_store_is_left_alone(tmp_path: Path, prepare: Callable[[Pa
 def test_reading_what_is_not_a_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"it has no store\.json"):
         SketchReader(tmp_path)
+    lose_description(tmp_path / "undescribed")
+    with pytest.raises(StoreCorruptError, match=r"has rows but no store\.json.* run the same command again"):
+        SketchReader(tmp_path / "undescribed")
     lose_data(tmp_path / "store")
     with pytest.raises(StoreError, match="is missing"):
         SketchReader(tmp_path / "store")

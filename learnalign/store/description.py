@@ -94,11 +94,9 @@ def settle_description(directory: Path, asked: StoreDescription) -> None:
             with open(partial, "a+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 if not path.exists():
-                    if any(index.stat().st_size > 0 for index in directory.glob("shard-*.index")):
+                    if _has_rows(directory):
                         partial.unlink(missing_ok=True)
-                        raise StoreCorruptError(
-                            f"{directory} has rows but no store.json: restore it, or delete the store"
-                        )
+                        raise _lost(directory)
                     file.truncate(0)
                     file.write(asked.text().encode())
                     file.flush()
@@ -116,10 +114,15 @@ def read_description(directory: Path) -> StoreDescription:
         with open(path, "rb") as file:
             text = file.read(LARGEST_FILE + 1)
     except FileNotFoundError:
+        if _has_rows(directory):
+            raise _lost(directory) from None
         raise StoreError(f"{directory} is not a sketch store: it has no store.json") from None
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
-    damaged = StoreCorruptError(f"{path} is damaged: restore it, or delete the store to sketch again")
+    damaged = StoreCorruptError(
+        f"{path} is damaged, and what its rows were made with is not known without it: restore it from a copy, or "
+        f"delete {directory} and run the same command again to sketch again"
+    )
     try:
         fields = json.loads(text[:LARGEST_FILE])
     except (ValueError, RecursionError):
@@ -141,6 +144,17 @@ def read_description(directory: Path) -> StoreDescription:
     if description.text().encode() != text:
         raise damaged
     return description
+
+
+def _has_rows(directory: Path) -> bool:
+    return any(path.stat().st_size > 0 for path in directory.glob("shard-*"))
+
+
+def _lost(directory: Path) -> StoreCorruptError:
+    return StoreCorruptError(
+        f"{directory} has rows but no store.json, and what they were made with is not known without it: restore "
+        f"store.json from a copy, or delete {directory} and run the same command again to sketch again"
+    )
 
 
 def _json(fields: Mapping[str, Any]) -> str:

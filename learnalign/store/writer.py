@@ -177,7 +177,7 @@ def _make_directory(directory: Path) -> None:
         names = sorted(entry.name for entry in directory.iterdir())
     except OSError as error:
         raise StoreError(f"cannot make the store {directory}: {error.strerror}") from error
-    foreign = [name for name in names if name not in (NAME, PARTIAL) and not re.fullmatch(r"shard-\d{5}\.index", name)]
+    foreign = [name for name in names if name not in (NAME, PARTIAL) and not re.fullmatch(r"shard-\d{5}\..*", name)]
     # Another writer may have begun meanwhile: whoever sees its shards finds its store.json, which comes before them.
     if foreign and not (directory / NAME).exists():
         raise StoreError(
