@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from learnalign import durable
 from learnalign.config import section_dict
 from learnalign.errors import PolicyError
+from learnalign.judging import verifier_inputs
 from learnalign.policy import Renderer, load_renderer, policy_digest
 from learnalign.progress import Progress
-from learnalign.rewards import is_function, source_digest
 from learnalign.rollout import batch_sequences, open_engine
 from learnalign.rollout.allocation import Counts, Round, next_round, rounds
 from learnalign.rollout.engine import Response, Task, plan
@@ -60,10 +60,7 @@ def inputs(run: RunDir) -> dict[str, Any]:
         **{f"rollout.{k}": v for k, v in section_dict(run.config, "rollout").items() if k not in OPERATION + HALVING},
     }
     if config.allocation != "fixed":
-        judge = section_dict(run.config, "reward")
-        named |= {f"reward.{key}": value for key, value in judge.items() if key != "workers"}
-        if is_function(run.config.reward.verifier):
-            named["reward function"] = source_digest(run.config.reward.verifier)
+        named |= verifier_inputs(run)
     if config.allocation == "halving":
         named |= {"rollout.budget": config.budget, "rollout.keep": _keep(run)}
     return named
