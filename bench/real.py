@@ -99,10 +99,20 @@ def write_pool(path: Path, gsm8k: Path) -> Path:
     with gsm8k.open() as file:
         rows = [json.loads(line) for line in islice(file, 1000)]
     rows = sorted(rows, key=lambda row: len(row["question"]))[:GSM8K_PROBLEMS]
-    for k in range(EASY_PROBLEMS):
-        a, b = 1 + k % 8, 1 + (3 * k) // 8 % 9
-        rows.append({"question": f"What is {a} + {b}?", "answer": str(a + b)})
+    rows += sums()
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def sums() -> list[dict[str, str]]:
+    """Problems of one step, of which the policy solves some."""
+    pairs = [(1 + k % 8, 1 + (3 * k) // 8 % 9) for k in range(EASY_PROBLEMS)]
+    return [{"question": f"What is {a} + {b}?", "answer": str(a + b)} for a, b in pairs]
+
+
+def write_sums(path: Path) -> Path:
+    """A pool of the sums alone."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in sums()))
     return path
 
 

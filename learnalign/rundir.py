@@ -18,12 +18,12 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from learnalign import durable
 from learnalign.config import Config, PolicyConfig, read_config, to_toml
@@ -34,6 +34,7 @@ LAP_SECONDS = 5.0
 REPORTED_PACKAGES = ("learnalign", "torch", "transformers", "numpy", "pyarrow", "math-verify", "faiss-cpu")
 
 Inputs = Mapping[str, str | int | float]
+T = TypeVar("T")
 
 
 class RunDir:
@@ -41,6 +42,8 @@ class RunDir:
 
     def __init__(self, path: Path, config: Config, manifest: dict[str, Any]) -> None:
         self.path, self.config, self.manifest = path, config, manifest
+        self._held: list[Any] = []
+        self._leaving = ExitStack()
 
     @property
     def target(self) -> Path:
@@ -107,6 +110,21 @@ class RunDir:
         self.manifest["versions"] = installed_versions()
         durable.write_json(self.path / "manifest.json", self.manifest)
 
+    def hold(self, opened: Callable[[], AbstractContextManager[T]]) -> T:
+        """What a stage keeps open from one of its rounds to the next: opened by the first call, the same later.
+
+        It is left by `release`, and with the lock.
+        """
+        if not self._held:
+            self._held.append(self._leaving.enter_context(opened()))
+        held: T = self._held[0]
+        return held
+
+    def release(self) -> None:
+        """Leave what is held, if anything is."""
+        self._held.clear()
+        self._leaving.close()
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run directory against other processes. Raises `RunLockedError` naming the holder."""
@@ -120,7 +138,10 @@ class RunDir:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
-            yield
+            try:
+                yield
+            finally:
+                self.release()
 
 
 def create(path: str | Path, config: Config) -> RunDir:

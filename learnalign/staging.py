@@ -23,6 +23,7 @@ from learnalign import pipeline, rundir
 from learnalign.config import Config, WarmupConfig
 from learnalign.errors import CostlyProductsError, RunError
 from learnalign.importing import logged_verdicts
+from learnalign.judging import verifier_inputs
 from learnalign.policy import load_renderer
 from learnalign.pool.export import SelectionFiles, write_selection
 from learnalign.progress import Progress
@@ -68,7 +69,9 @@ def stage(
             return _write(run, selector)  # killed between the two
         if logs := list(logs):
             _observe(run, selector, logs, progress, reward_column, correct_column)
-        selector.update(_CheckpointPolicy(_measuring(run, begun, progress), selector, progress))
+        within = _measuring(run, begun, progress)
+        with within.locked():
+            selector.update(_CheckpointPolicy(within, selector, progress))
         return _write(run, selector)
 
 
@@ -97,7 +100,7 @@ def _measuring(run: RunDir, number: int, progress: Progress) -> RunDir:
     within = rundir.create(_folder(run, number), asked)
     within.save_config(asked)
     pipeline.advance(within, "pool", progress)
-    now = {**rollout.inputs(within), **sketch.meaning(within), **_judged_by(asked)}
+    now = {**rollout.inputs(within), **sketch.meaning(within), **verifier_inputs(within)}
     changed = rundir.differences(within.record("rollout").get("inputs", now), now)
     if changed:
         raise CostlyProductsError(
@@ -105,10 +108,6 @@ def _measuring(run: RunDir, number: int, progress: Progress) -> RunDir:
         )
     within.begin("rollout", now, rollout.PRODUCTS)
     return within
-
-
-def _judged_by(config: Config) -> dict[str, Any]:
-    return {"reward.verifier": config.reward.verifier, "reward.threshold": config.reward.threshold}
 
 
 def _observe(
@@ -171,6 +170,7 @@ class _CheckpointPolicy:
 
     def sketch(self, prompts: Integers) -> tuple[Integers, npt.NDArray[Any]]:
         """See `Measurer.sketch`."""
+        self.run.release()  # the engine, whose memory the gradients need
         wanted = {self.prompts[k].prompt_id for k in prompts.tolist()}
 
         def rows() -> Iterator[sketch.Row]:

@@ -26,10 +26,10 @@ ALPHA_OVER_RANK = 2
 class Example(NamedTuple):
     """A prompt to train on."""
 
+    prompt_id: str
     problem: str
     messages: str | None
     """Chat messages as JSON, in place of the problem."""
-    answer: str
 
 
 def train(
@@ -43,7 +43,7 @@ def train(
 ) -> list[dict[str, float]]:
     """Train one pass over `examples` and write the policy, or its LoRA adapter, to the new folder `target`.
 
-    reward(texts, answers) gives one reward a response; stepped(1) is called after every optimizer step. Returns
+    reward(texts, prompt_ids) gives one reward a response; stepped(1) is called after every optimizer step. Returns
     TRL's metrics of every step (reward, KL, length, ...). Raises `PolicyError` where TRL is missing.
     """
     try:
@@ -58,14 +58,14 @@ def train(
         def on_step_end(self, *_: Any, **__: Any) -> None:
             stepped(1)
 
-    def judged(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
+    def judged(completions: list[Any], prompt_id: list[str], **_: Any) -> list[float]:
         texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
-        return reward(texts, answer)
+        return reward(texts, prompt_id)
 
     renderer = load_renderer(policy)
     tokenizer = renderer.tokenizer
     tokenizer.pad_token_id = renderer.pad_id
-    rows = [{"prompt": _prompt(renderer, example), "answer": example.answer} for example in examples]
+    rows = [{"prompt": _prompt(renderer, example), "prompt_id": example.prompt_id} for example in examples]
     adapter = LoraConfig(r=warmup.lora_rank, lora_alpha=ALPHA_OVER_RANK * warmup.lora_rank, target_modules="all-linear")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     with tempfile.TemporaryDirectory() as scratch:

@@ -16,12 +16,12 @@ import pytest
 from learnalign import pipeline
 from learnalign.config import Config, PoolConfig, RewardConfig
 from learnalign.errors import RewardError
+from learnalign.judging import open_judging
 from learnalign.progress import Progress
 from learnalign.rewards import Judge, Prompt, make_judge, sandbox, sandbox_fusion
 from learnalign.rewards.code_worker import prepare
 from learnalign.rewards.programs import Program, find_code, same_output
 from learnalign.rewards.worker import CannotServe
-from learnalign.stages import reward
 
 pytestmark = pytest.mark.usefixtures("contained")
 
@@ -226,12 +226,11 @@ def test_human_eval_as_a_pool(data_dir: Path, tmp_path: Path) -> None:
     )
     run = pipeline.rundir.create(tmp_path / "run", config)
     pipeline.work(run, config, "pool", Progress(quiet=True))
-    answers, prompts = reward._pool(run)
-    assert prompts is not None
-    first, second = prompts(["0", "1"])
-    with code_judge() as judge:
-        for response, right in ((first.row["canonical_solution"], True), (second.row["canonical_solution"], False)):
-            assert judge.judge([response], [answers["0"]], [first])[0].correct == right
+    with gzip.open(pool, "rt", encoding="utf-8") as file:
+        first, second = (json.loads(next(file))["canonical_solution"] for _ in range(2))
+    with open_judging(run) as judging:
+        verdicts = judging.verdicts([first, second, second], ["0", "0", "1"])
+    assert [verdict.correct for verdict in verdicts] == [True, False, True]
 
 
 # --- Sandbox Fusion

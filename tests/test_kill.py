@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import signal
@@ -9,6 +10,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pyarrow.parquet as pq
 
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
@@ -72,3 +75,40 @@ def test_killed_at_random_and_resumed_is_byte_identical(tmp_path: Path) -> None:
     for part in sorted((whole / "rollouts").iterdir()) + sorted((whole / "sketches").iterdir()):
         twin = broken / part.relative_to(whole)
         assert twin.read_bytes() == part.read_bytes(), part.name
+
+
+def test_killed_while_the_verifier_hangs(tmp_path: Path) -> None:
+    """On the prompt that is judged last: earlier verdicts are kept, and it is a timeout, as in a run never killed."""
+    pool = write_pool(tmp_path / "pool.jsonl", 24, seed=1)
+    rows = [json.loads(line) for line in pool.read_text().splitlines()]
+    last = min(reversed(rows), key=lambda row: len(row["problem"]))["id"]
+    (tmp_path / "mine.py").write_text(
+        "import pathlib, time\n"
+        "def reward(completions, prompts, id, answer, **columns):\n"
+        f"    if id[0] == {last!r}:\n"
+        f"        pathlib.Path({str(tmp_path / 'hangs')!r}).touch()\n"
+        "        time.sleep(1000)\n"
+        "    return [float(gold in text) for text, gold in zip(completions, answer)]\n"
+    )
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    judged = [f"reward.verifier={tmp_path / 'mine.py'}:reward", "reward.timeout_seconds=0.75"]  # 8 responses: 6 s
+
+    def asked(run: Path) -> list[str]:
+        return [*command(run, pool), *(part for setting in judged for part in ("--set", setting))]
+
+    subprocess.run(asked(whole), check=True, timeout=300, stdout=subprocess.DEVNULL)
+    (tmp_path / "hangs").unlink()
+    process = subprocess.Popen(asked(broken), stdout=subprocess.DEVNULL)
+    while process.poll() is None and not (tmp_path / "hangs").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the kill must come before the end"
+    parts = sorted(path.name for path in (whole / "rewards").iterdir())
+    kept = {path: path.stat().st_mtime_ns for path in (broken / "rewards").glob("part-*.parquet")}
+    assert sorted(path.name for path in kept) == parts[:-1]
+    subprocess.run(asked(broken), check=True, timeout=300, stdout=subprocess.DEVNULL)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    how = {row["how"] for row in pq.read_table(broken / "rewards" / parts[-1]).to_pylist() if row["prompt_id"] == last}
+    assert how == {"timeout"}
+    for name in (*RESULTS, *(f"rewards/{part}" for part in parts)):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes(), name

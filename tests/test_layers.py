@@ -18,7 +18,7 @@ FLOORS: list[set[str]] = [
     {"durable", "progress", "tensor_scoring"},
     {"rows", "pool", "rundir", "policy", "store", "scoring", "gradient", "rewards"},
     {"neighbours"},
-    {"selection", "rollout", "warmup", "logs"},
+    {"selection", "rollout", "warmup", "judging", "logs"},
     {"report", "staged"},
     {"stages"},
     {"pipeline"},

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,9 +22,11 @@ from learnalign import durable, pipeline, rundir
 from learnalign.config import Config, PolicyConfig, PoolConfig, RewardConfig, RolloutConfig, SelectConfig, SketchConfig
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
-from learnalign.errors import CostlyProductsError, RunError
+from learnalign.errors import CostlyProductsError, RewardError, RunError
 from learnalign.progress import Progress
+from learnalign.rollout.engine import Engine
 from learnalign.rollout.parts import groups, parts_of
+from learnalign.stages import Outcome
 
 PROMPTS, SELECTED = 96, 6
 BASE = RolloutConfig(max_new_tokens=16, batch_sequences=64)
@@ -157,6 +160,53 @@ def test_killed_by_a_signal_in_the_rounds(finished: dict[str, Path], tmp_path: P
         process.wait()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=300)
     same_files(finished["halving"], run)
+
+
+def test_one_engine_serves_all_rounds_and_is_left_before_the_sketches(
+    finished: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Engines such as vLLM start slowly and hold a GPU's memory: opened once, left after the last round."""
+    from learnalign.stages import reward, rollout, sketch
+
+    log: list[str] = []
+    opened, judge, make = rollout.open_engine, reward.execute, sketch.execute
+
+    class Logged:
+        def __init__(self, engine: Engine) -> None:
+            self.engine = engine
+
+        def __enter__(self) -> Engine:
+            log.append("opened")
+            return self.engine.__enter__()
+
+        def __exit__(self, *error: object) -> None:
+            log.append("left")
+            self.engine.__exit__(*error)
+
+    def judged(*arguments: Any) -> Outcome:
+        log.append("judged")
+        return judge(*arguments)
+
+    def sketched(*arguments: Any) -> Outcome:
+        log.append("sketched")
+        return make(*arguments)
+
+    monkeypatch.setattr(rollout, "open_engine", lambda *arguments: Logged(opened(*arguments)))
+    monkeypatch.setattr(reward, "execute", judged)
+    monkeypatch.setattr(sketch, "execute", sketched)
+    asked = config(finished["halving"].parent / "pool.jsonl", ALLOCATIONS["halving"])
+    pipeline.run(asked, tmp_path / "run")
+    assert log == ["opened", "judged", "judged", "judged", "left", "judged", "sketched"]
+    same_files(finished["halving"], tmp_path / "run")
+    log.clear()
+
+    def failing(*_: object) -> None:
+        raise RewardError("no verdicts")
+
+    monkeypatch.setattr(reward, "execute", failing)
+    with pytest.raises(RewardError):
+        pipeline.run(asked, tmp_path / "failing")
+    assert log == ["opened", "left"]
 
 
 @pytest.fixture

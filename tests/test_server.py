@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from agreement import p_value
+from agreement import POWER, SIGNIFICANCE, compare, p_value
 from completions_server import Answer, CompletionsServer
 
 from learnalign import pipeline, rundir
@@ -25,8 +25,6 @@ from learnalign.policy import Policy, load_policy
 from learnalign.rollout.engine import Task
 from learnalign.rollout.server import ServerEngine
 
-SIGNIFICANCE = 0.001
-"""Seeds are fixed, so that a test passes always or never; this is how unlucky they may have been chosen."""
 PROBLEMS = ["12+7", "sort 3241", "reverse 4726", "99 mod 4", "31*7", "12+3+4"]
 
 
@@ -127,7 +125,23 @@ def test_success_rates_agree_with_the_transformers_engine(policy: Policy, tmp_pa
         runs = [pipeline.run(run_config(tmp_path, how), tmp_path / how.engine).directory for how in (local, remote)]
     one, two = (pq.read_table(run / "scores.parquet")["success_rate"].to_numpy() * 8 for run in runs)
     assert (one != two).any(), "the engines draw differently"
-    assert p_value(np.rint(one).astype(int), np.rint(two).astype(int), 8) > SIGNIFICANCE
+    one, two = np.rint(one).astype(int), np.rint(two).astype(int)
+    assert p_value(one, two, 8) > SIGNIFICANCE
+    assert compare(one, two, 8).p > SIGNIFICANCE
+
+
+def test_a_shift_over_the_prompts_is_found_as_often_as_said() -> None:
+    """Cochran-Mantel-Haenszel on simulated verdicts: p is uniform without a shift, small with the detectable one."""
+    rng = np.random.default_rng(0)
+    p = rng.beta(0.5, 0.5, 84).clip(0.1, 0.7)
+    same = [compare(rng.binomial(16, p), rng.binomial(16, p), 16) for _ in range(2000)]
+    assert abs(np.mean([found.p < 0.05 for found in same]) - 0.05) < 0.015
+    assert np.std([found.difference for found in same]) == pytest.approx(same[0].error, rel=0.1)
+    shifted = p + same[0].detectable
+    found = [compare(rng.binomial(16, p), rng.binomial(16, shifted), 16).p < SIGNIFICANCE for _ in range(500)]
+    assert abs(np.mean(found) - POWER) < 0.05
+    with pytest.raises(ValueError, match="the same"):
+        compare(np.array([0, 8]), np.array([0, 8]), 8)
 
 
 def test_the_agreement_test_can_fail() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -104,7 +105,7 @@ def test_the_papers_objective_is_what_trl_is_asked_for(tmp_path: Path, monkeypat
         raise Asked
 
     monkeypatch.setattr(trl, "GRPOTrainer", trainer)
-    examples = [warmup.Example(f"{k}+1", None, str(k + 1)) for k in range(12)]
+    examples = [warmup.Example(str(k), f"{k}+1", None) for k in range(12)]
     papers = WarmupConfig(prompts=12)
     with pytest.raises(Asked):
         warmup.train(
@@ -115,7 +116,7 @@ def test_the_papers_objective_is_what_trl_is_asked_for(tmp_path: Path, monkeypat
     assert {key: seen[key] for key in expected} == expected
     assert (seen["num_iterations"], seen["scale_rewards"], seen["temperature"]) == (1, "group", 1.0)
     assert seen["steps_per_generation"] == seen["gradient_accumulation_steps"] == 12
-    assert seen["rows"][3] == {"prompt": [{"role": "user", "content": "3+1"}], "answer": "4"}  # type: ignore[index]
+    assert seen["rows"][3] == {"prompt": [{"role": "user", "content": "3+1"}], "prompt_id": "3"}  # type: ignore[index]
 
 
 def test_an_adapter_is_trained_sampled_and_sketched(tmp_path: Path) -> None:
@@ -151,6 +152,52 @@ def test_killed_in_training_it_begins_again(tmp_path: Path, monkeypatch: pytest.
     assert run.record("warmup")["state"] == "done"
     assert not (run.path / "warmup" / "half.safetensors").exists()
     assert np.isfinite(run.record("warmup")["after"])
+
+
+def watched(run: Path, pool: Path) -> list[tuple[dict[str, Any], float, float]]:
+    """(the pool's row, success before, success after) of every prompt that was watched."""
+    rows = {row["id"]: row for row in map(json.loads, pool.read_text().splitlines())}
+    measured = pq.read_table(run / "warmup" / "success.parquet").to_pylist()
+    return [(rows[row["prompt_id"]], row["before"], row["after"]) for row in measured]
+
+
+def test_a_reward_of_ones_own_sees_the_pools_columns(tmp_path: Path) -> None:
+    """It trains and measures as it would in the reward stage, threshold and stale source included."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def reward(completions, prompts, level, **columns):\n"
+        "    return [(n == 1) + len(c) % 2 / 2 for c, n in zip(completions, level)]\n"
+    )
+    asked = config(tmp_path, prompts=8)
+    asked = replace(asked, reward=RewardConfig(verifier=f"{file}:reward", threshold=0.75))
+    run = rundir.create(tmp_path / "run", asked)
+    pipeline.work(run, asked, "warmup", Progress(quiet=True))
+    found = watched(run.path, tmp_path / "pool.jsonl")
+    assert {row["level"] for row, _, _ in found} > {1}
+    assert all(before == after == (row["level"] == 1) for row, before, after in found)
+    (step,) = pq.read_table(run.path / "warmup" / "steps.parquet").to_pylist()
+    assert step["reward"] % 0.5 != 0, "rewards below the threshold count in training"
+    file.write_text(file.read_text() + "# changed")
+    with pytest.raises(CostlyProductsError, match="reward function"):
+        pipeline.work(run, asked, "warmup", Progress(quiet=True))
+
+
+@pytest.mark.usefixtures("contained")
+def test_code_is_run_in_training_too(tmp_path: Path) -> None:
+    """The policy answers with numbers: programs that print nothing, which half of the tests ask for."""
+    pool = write_pool(tmp_path / "pool.jsonl", 16, seed=3)
+    rows = [json.loads(line) for line in pool.read_text().splitlines()]
+    for k, row in enumerate(rows):
+        row["answer"] = json.dumps([{"input": "", "output": "" if k % 2 else "nothing"}])
+    pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = replace(config(tmp_path, prompts=8), reward=RewardConfig(verifier="code", memory_mb=512))
+    run = rundir.create(tmp_path / "run", asked)
+    pipeline.work(run, asked, "warmup", Progress(quiet=True))
+    passing = [before for row, before, _ in watched(run.path, pool) if "nothing" not in row["answer"]]
+    failing = [before for row, before, _ in watched(run.path, pool) if "nothing" in row["answer"]]
+    assert np.mean(passing) > 0.5
+    assert failing
+    assert not any(failing)
 
 
 def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,39 +12,26 @@ import pyarrow.parquet as pq
 
 from learnalign import durable
 from learnalign.errors import RewardError
-from learnalign.pool.rows import row_reader
+from learnalign.judging import IMPORTED, open_judging, verifier_inputs
 from learnalign.progress import Progress
-from learnalign.rewards import Prompt, Verdict, is_function, make_judge, needs_rows, source_digest
+from learnalign.rewards import Verdict
 from learnalign.rundir import RunDir
 from learnalign.stages import Outcome
 
 NAME = "reward"
 PRODUCTS = ("rewards",)
 COSTLY = False
-IMPORTED = "imported"
-"""The verifier that judges nothing: rewards stand in the rollouts already."""
 
 
 def inputs(run: RunDir) -> dict[str, Any]:
     """Responses, answers and the verifier."""
-    config = run.config.reward
     found: dict[str, Any] = {
         "pool": run.output("pool", "pool.parquet"),
         "rollouts": run.output("rollout", "rollouts"),
-        "reward.verifier": config.verifier,
-        "reward.timeout_seconds": config.timeout_seconds,
-        "reward.memory_mb": config.memory_mb,
+        **verifier_inputs(run),
     }
-    if config.verifier == IMPORTED and not run.record("rollout").get("imported"):
+    if run.config.reward.verifier == IMPORTED and not run.record("rollout").get("imported"):
         raise RewardError(f"reward.verifier is imported, but the responses in {run.path} were sampled: name another")
-    if config.verifier == "code":
-        found["reward.sandbox_url"] = config.sandbox_url
-    if needs_rows(config.verifier):
-        found["pool file"] = run.record("pool")["inputs"]["pool file"]
-    if is_function(config.verifier):
-        found["reward function"] = source_digest(config.verifier)
-    if is_function(config.verifier) or config.verifier == IMPORTED:
-        found["reward.threshold"] = config.threshold
     return found
 
 
@@ -98,22 +84,12 @@ def _judging(run: RunDir) -> Iterator[_Judging]:
         columns = ["prompt_id", "response", "reward", "correct"]
         yield _Judging(columns, lambda rows: _imported(rows, config.threshold), list)
         return
-    answers, prompts = _pool(run)
-    with make_judge(
-        config.verifier,
-        workers=config.workers,
-        timeout_seconds=config.timeout_seconds,
-        memory_mb=config.memory_mb,
-        threshold=config.threshold,
-        sandbox_url=config.sandbox_url,
-        weak_sandbox=config.weak_sandbox,
-    ) as judge:
+    with open_judging(run) as opened:
 
         def verdicts(rows: pa.Table) -> list[Verdict]:
-            ids = rows["prompt_id"].to_pylist()
-            return judge.judge(rows["text"].to_pylist(), [answers[i] for i in ids], prompts(ids) if prompts else None)
+            return opened.verdicts(rows["text"].to_pylist(), rows["prompt_id"].to_pylist())
 
-        yield _Judging(["prompt_id", "response", "text"], verdicts, judge.notes)
+        yield _Judging(["prompt_id", "response", "text"], verdicts, opened.notes)
 
 
 def _imported(rows: pa.Table, threshold: float) -> list[Verdict]:
@@ -123,33 +99,6 @@ def _imported(rows: pa.Table, threshold: float) -> list[Verdict]:
         known = reward >= threshold if correct is None else correct
         found.append(Verdict(known, reward, "imported" if known else "wrong"))
     return found
-
-
-def _pool(run: RunDir) -> tuple[dict[str, str], Callable[[Sequence[str]], list[Prompt]] | None]:
-    """Answers by prompt id, and for verifiers that look at it the whole prompt by prompt id."""
-    needed = needs_rows(run.config.reward.verifier)
-    columns = ["prompt_id", "answer", *(["row", "problem", "messages", "source"] if needed else [])]
-    pool = pq.read_table(run.path / "pool.parquet", columns=columns)
-    ids = pool["prompt_id"].to_pylist()
-    answers = dict(zip(ids, pool["answer"].to_pylist(), strict=True))
-    if not needed:
-        return answers, None
-    position = {prompt_id: k for k, prompt_id in enumerate(ids)}
-    rows_of = row_reader(run.config.pool.path)
-
-    def prompts(wanted: Sequence[str]) -> list[Prompt]:
-        distinct = list(dict.fromkeys(wanted))
-        some = pool.take([position[prompt_id] for prompt_id in distinct]).to_pylist()
-        own = rows_of([prompt["row"] for prompt in some])
-        made = {
-            p["prompt_id"]: Prompt(
-                p["prompt_id"], p["problem"], json.loads(p["messages"]) if p["messages"] else None, p["source"], row
-            )
-            for p, row in zip(some, own, strict=True)
-        }
-        return [made[prompt_id] for prompt_id in wanted]
-
-    return answers, prompts
 
 
 def _notes(run: RunDir) -> list[str]:

@@ -1,7 +1,8 @@
 """Stage 2: the policy answers every prompt; one Parquet part a batch, so that a resume goes on there.
 
 Where responses are spread over the prompts by what is known of them, a call samples one round, and the next reads
-its verdicts (see `learnalign.rollout.allocation`). Which round is next follows from the files alone.
+its verdicts (see `learnalign.rollout.allocation`). Which round is next follows from the files alone. The engine stays
+open until the last round is done: it may take a minute to start.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import pyarrow.parquet as pq
 from learnalign import durable
 from learnalign.config import section_dict
 from learnalign.errors import PolicyError
+from learnalign.judging import verifier_inputs
 from learnalign.policy import Renderer, load_renderer, policy_digest
 from learnalign.progress import Progress
-from learnalign.rewards import is_function, source_digest
 from learnalign.rollout import batch_sequences, open_engine
 from learnalign.rollout.allocation import Counts, Round, next_round, rounds
 from learnalign.rollout.engine import Response, Task, plan
@@ -62,10 +63,7 @@ def inputs(run: RunDir) -> dict[str, Any]:
         **{f"rollout.{k}": v for k, v in section_dict(run.config, "rollout").items() if k not in OPERATION + HALVING},
     }
     if config.allocation != "fixed":
-        judge = section_dict(run.config, "reward")
-        named |= {f"reward.{key}": value for key, value in judge.items() if key != "workers"}
-        if is_function(run.config.reward.verifier):
-            named["reward function"] = source_digest(run.config.reward.verifier)
+        named |= verifier_inputs(run)
     if config.allocation == "halving":
         named |= {"rollout.budget": config.budget, "rollout.keep": _keep(run)}
     return named
@@ -91,6 +89,7 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
         if verdicts is None:
             return Outcome(int(sampled.sum()), facts={"policy": facts}, more=True)
         correct = correct + verdicts
+    run.release()
     _write_skipped(run, skipped)
     if config.allocation == "halving":
         _write_dropped(run, prompts, sampled, now)
@@ -153,17 +152,15 @@ def sample_round(
     elif number:
         kept = int(np.count_nonzero(now.wanted))
         progress.say(f"rollout: round {number + 1} asks for {total:,} responses of {kept:,} prompts")
-    longest = len(prompts[batches[0][0]].tokens)
-    with (
-        open_engine(replace(run.config, policy=run.policy), renderer, longest) as engine,
-        progress.track(NAME, total, "responses", done=total - left) as advance,
-    ):
+    longest = max(len(p.tokens) for p in prompts)  # a later round may ask for prompts that this one does not
+    engine = run.hold(lambda: open_engine(replace(run.config, policy=run.policy), renderer, longest))
+    with progress.track(NAME, total, "responses", done=total - left) as advance:
         for k in todo:
             tasks = [Task(*prompts[i], wanted[i], int(sampled[i])) for i in batches[k]]
             responses = engine.sample(tasks)
             durable.write_parquet(parts[k], _table(responses))
             advance(len(responses))
-        return engine.facts()
+    return engine.facts()
 
 
 def _verdicts(run: RunDir, number: int, row_of: dict[str, int]) -> Counts | None:

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from learnalign import durable
 from learnalign.config import PolicyConfig, section_dict
 from learnalign.errors import PoolError
+from learnalign.judging import open_judging, verifier_inputs
 from learnalign.policy import load_policy, policy_digest
 from learnalign.progress import Progress
-from learnalign.rewards import make_judge
 from learnalign.rollout.engine import Task, plan
 from learnalign.rollout.local import LocalEngine
 from learnalign.rundir import RunDir
@@ -34,13 +34,13 @@ WATCHED = 100
 
 def inputs(run: RunDir) -> dict[str, Any]:
     """Pool, the policy to begin with, the settings of the training, and what it shares with sampling."""
-    policy, rollout, reward = (section_dict(run.config, section) for section in ("policy", "rollout", "reward"))
+    policy, rollout = (section_dict(run.config, section) for section in ("policy", "rollout"))
     return {
         "pool": run.output("pool", "pool.parquet"),
         "policy": policy_digest(run.config.policy.model),
         **{f"policy.{key}": policy[key] for key in ("pad_token", "instruction", "plain_template")},
         **{f"rollout.{key}": rollout[key] for key in ("temperature", "max_new_tokens")},
-        **{f"reward.{key}": value for key, value in reward.items() if key != "workers"},
+        **verifier_inputs(run),
         **{f"warmup.{key}": value for key, value in section_dict(run.config, "warmup").items()},
     }
 
@@ -48,21 +48,22 @@ def inputs(run: RunDir) -> dict[str, Any]:
 def execute(run: RunDir, progress: Progress) -> Outcome:
     """Measure, train, measure again."""
     config = run.config
-    pool = pq.read_table(run.path / "pool.parquet", columns=["prompt_id", "problem", "messages", "answer"])
+    pool = pq.read_table(run.path / "pool.parquet", columns=["prompt_id", "problem", "messages"])
     trained, watched = _split(pool, config.warmup.prompts, config.warmup.seed)
     partial = run.path / "warmup.partial"
     shutil.rmtree(partial, ignore_errors=True)
     before = _success(run, config.policy, watched)
     progress.say(f"warmup: success {before.mean():.3f} on {watched.num_rows} other prompts before training")
 
-    def reward(texts: Sequence[str], answers: Sequence[str]) -> list[float]:
-        return [verdict.reward for verdict in judge.judge(texts, answers)]
-
-    examples = [Example(row["problem"], row["messages"], row["answer"]) for row in trained.to_pylist()]
+    examples = [Example(row["prompt_id"], row["problem"], row["messages"]) for row in trained.to_pylist()]
     with (
-        _judge(run) as judge,
+        open_judging(run) as judging,
         progress.track(NAME, steps(len(examples), config.warmup), "steps") as advance,
     ):
+
+        def reward(texts: Sequence[str], prompt_ids: Sequence[str]) -> list[float]:
+            return [verdict.reward for verdict in judging.verdicts(texts, prompt_ids)]
+
         log = train(config.policy, examples, reward, config.warmup, config.rollout, partial, advance)
     after = _success(run, replace(config.policy, model=str(partial)), watched)
     measured = pa.table({"prompt_id": watched["prompt_id"], "before": before, "after": after})
@@ -91,29 +92,18 @@ def _split(pool: pa.Table, prompts: int, seed: int) -> tuple[pa.Table, pa.Table]
     return pool.take(np.sort(order[:prompts])), pool.take(np.sort(order[prompts : prompts + WATCHED]))
 
 
-def _judge(run: RunDir) -> Any:
-    config = run.config.reward
-    return make_judge(
-        config.verifier,
-        workers=config.workers,
-        timeout_seconds=config.timeout_seconds,
-        memory_mb=config.memory_mb,
-    )
-
-
 def _success(run: RunDir, policy: PolicyConfig, watched: pa.Table) -> np.ndarray:
     """Success rate of every watched prompt from `warmup.responses` responses each."""
     count, rows = run.config.warmup.responses, watched.to_pylist()
-    answers = {row["prompt_id"]: row["answer"] for row in rows}
     loaded = load_policy(policy)
     tasks = [Task(row["prompt_id"], loaded.encode(row["problem"], row["messages"]), count) for row in rows]
     engine = LocalEngine(loaded, run.config.rollout)
     batches = plan([len(task.tokens) for task in tasks], [count] * len(tasks), 256)
     found = {}
-    with _judge(run) as judge:
+    with open_judging(run) as judging:
         for batch in batches:
             made = engine.sample([tasks[i] for i in batch])
-            verdicts = judge.judge([r.text for r in made], [answers[r.prompt_id] for r in made])
+            verdicts = judging.verdicts([r.text for r in made], [r.prompt_id for r in made])
             for k, i in enumerate(batch):
                 found[i] = np.mean([v.correct for v in verdicts[k * count : (k + 1) * count]])
     return np.array([found[i] for i in range(len(tasks))])
