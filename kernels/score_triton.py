@@ -3,9 +3,10 @@
     first    n_i = |q_i| and sum_i V_i q_i / n_i: a row stays in registers from its length to its part of the sum
     second   q_i . m
 
-Rows are the stored integers; their scales cancel (see `learnalign.scoring`). Sums run in float32 within a program and in
-float64 over the programs, always in the same order: no atomics, the same bits every time on one kind of GPU. Nothing here
-checks rows. The plain twin, in float64, is in `learnalign.tensor_scoring`, which also takes other types and devices.
+Rows are the stored integers; their scales cancel (see `learnalign.scoring`). Sums run in float32 within a program and
+in float64 over the programs, always in the same order: no atomics, the same bits every time on one kind of GPU.
+Nothing here checks rows. The plain twin, in float64, is in `learnalign.tensor_scoring`, which also takes other types
+and devices.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def some_rows(rows, numbers, there, columns, inside, stride):
 @triton.jit
 def sum_unit_rows(lengths, partial, rows, values, count, dimension, stride,
                   WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """lengths float32 [N], and this program's share of sum_i values_i rows_i / lengths_i: partial float32 [P, WIDTH]."""
+    """lengths float32 [N], and its share of sum_i values_i rows_i / lengths_i, partial float32 [P, WIDTH]."""
     program, programs = tl.program_id(0), tl.num_programs(0)
     columns = tl.arange(0, WIDTH)
     inside = columns < dimension

@@ -1,10 +1,10 @@
 """Scores of sketches that are already on a GPU: the two passes of `scoring` in plain torch, in float64, chunk by chunk.
 
 A twin of the C++ scorer: the same quantity from the same formula, equal to it within 1e-12 of the largest |score| on
-any device, though not to the bit. The rows are read, never copied as a whole, and only N numbers come back to the host.
-int8 rows on a GPU have kernels (`learnalign.kernels.score_triton`) that read them twice and widen nothing in memory; they
-sum in float32, within 1e-6 of the product of a row's learnability and the mean's length.
-This module does not check success rates and does not score stored rows (see `scoring`).
+any device, though not to the bit. The rows are read, never copied as a whole, and only N numbers come back to the
+host. int8 rows on a GPU have kernels (`learnalign.kernels.score_triton`) that read them twice and widen nothing in
+memory; they sum in float32, within 1e-6 of the product of a row's learnability and the mean's length. This module does
+not check success rates and does not score stored rows (see `scoring`).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def score_tensor(
 
 
 def backend(rows: torch.Tensor) -> Literal["triton", "torch"]:
-    """Which code reads these rows: the kernels for int8 rows on CUDA of a length that fits (where Triton is installed)."""
+    """Which code reads these rows: kernels where they are int8, on CUDA, not too long, and Triton is installed."""
     if rows.dtype == torch.int8 and rows.device.type == "cuda" and rows.stride(1) == 1 and find_spec("triton"):
         from learnalign.kernels.score_triton import WIDEST
 
@@ -75,7 +75,7 @@ def _check(rows: torch.Tensor, name: str, dimension: int | None) -> None:
 
 
 def _norms_and_sum(rows: torch.Tensor, values: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lengths of all rows [N] and sum_i values_i rows_i / |rows_i| [d], float64; refuses rows that have no direction."""
+    """Lengths [N] and sum_i values_i rows_i / |rows_i| [d], float64; refuses rows that have no direction."""
     if backend(rows) == "triton":
         from learnalign.kernels.score_triton import lengths_and_sum
 

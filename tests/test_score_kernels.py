@@ -89,7 +89,7 @@ def test_int8_rows_score_as_the_core_scores_them(
     tolerance = TOLERANCE if kernels or DEVICE == "cuda" else 1e-12
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
     assert not found[values.numpy() == 0].any()
-    with pytest.raises(ArrayError, match="all zeros. in row 4, 13, 22"):
+    with pytest.raises(ArrayError, match=r"all zeros. in row 4, 13, 22"):
         tensor_scoring.score_tensor(rows.to(DEVICE), np.full(90, 0.25))
 
 
