@@ -99,7 +99,7 @@ class Way:
 def main() -> None:
     """Check, time, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="two layers, one round: checks that it runs")
+    parser.add_argument("--quick", action="store_true", help="two layers, few words, one round: checks that it runs")
     parser.add_argument("--shape", choices=SHAPES, help="default: smollm2-135m on a CPU, qwen2.5-1.5b on a GPU")
     parser.add_argument("--groups", type=int, help="default: 1 on a CPU, 16 on a GPU")
     parser.add_argument("--response-tokens", type=int, nargs=2, default=(60, 120), metavar=("A", "B"))
@@ -109,7 +109,7 @@ def main() -> None:
     device = best_device()
     flops = ceilings(device, asked.quick).flops
     shape = asked.shape or ("qwen2.5-1.5b" if device == "cuda" else "smollm2-135m")
-    model = random_model(shape, device, layers=2 if asked.quick else None)
+    model = random_model(shape, device, asked.quick)
     groups = random_groups(model, asked.groups or (16 if device == "cuda" else 1), asked.response_tokens)
     check(model, device)
     ways = all_ways(model, groups, device)
@@ -123,12 +123,12 @@ def main() -> None:
     show(ways, shape, device, asked.quick, least_seconds(model, ways["floor"].groups, flops))
 
 
-def random_model(shape: str, device: str, layers: int | None) -> Any:
+def random_model(shape: str, device: str, quick: bool) -> Any:
     """The shape with random weights, bfloat16 on a GPU, float32 on a CPU."""
     settings = dict(SHAPES[shape])
     kind = settings.pop("kind")
-    if layers:
-        settings["num_hidden_layers"] = layers
+    if quick:
+        settings |= {"num_hidden_layers": 2, "vocab_size": 2000}
     torch.manual_seed(SEED)
     with torch.device(device):  # a CPU takes long to draw billions of weights
         model = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**settings))
@@ -406,9 +406,9 @@ def show(ways: dict[str, Way], shape: str, device: str, quick: bool, least: floa
     base = ways["floor"]
     where = device_name(device)
     print(f"\n{shape}, {where}, batches of at most {BATCH_TOKENS[device]:,} tokens")
-    print(f"{'way':<22}{'tokens/s':>10}{'over floor':>12}{'prompts/s':>11}{'GiB above the weights':>23}")
     print(f"the floor's products at the ceiling's rate: {base.tokens / least:,.0f} tokens/s; "
           f"it reaches {least / base.seconds:.2f} of that")  # fmt: skip
+    print(f"{'way':<22}{'tokens/s':>10}{'over floor':>12}{'prompts/s':>11}{'GiB above the weights':>23}")
     rows = {}
     for name, way in ways.items():
         speed = way.tokens / way.seconds
