@@ -1,9 +1,13 @@
 """What does the fold cost on top of the weight-gradient product it hides in?
 
-Three ways to the same sketch of one prompt's tokens, for the layer shapes of SmolLM2-135M (CPU) or Qwen2.5-1.5B
-(CUDA): the floor is the plain product delta^T x, which any training step pays; the reference makes the whole weight
-gradient in torch and then folds it; ours is `fold_segments`. Ours is checked against float64 before it is timed.
-Times are the best of several rounds, in which the three take turns.
+Three ways to the same sketches of some prompts' tokens, for the layer shapes of SmolLM2-135M (CPU) or of Qwen2.5-0.5B,
+1.5B and 7B (CUDA): the product delta^T x alone, which any training step pays; torch makes the whole weight gradients
+and folds them; ours is `fold_segments`. The floor is computed, from operations and bytes over what the device was seen
+to do (`bench.ceilings`). Ours is checked against float64 before it is timed. Times are the best of several rounds, in
+which the three take turns; memory is the peak beyond the inputs.
+
+A model's figure counts its layers as often as a block has them (two of the shape of keys, two of queries, two that go
+up).
 
     python -m bench.fold [--quick]
 
@@ -13,73 +17,135 @@ The last line is one JSON object.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
-from learnalign.kernels.fold import backend, fold_reference, fold_segments
+from learnalign.kernels.fold import backend, fold_matrices, fold_reference, fold_segments
+from torch import Tensor
+
+from bench.ceilings import Ceilings, best_device, best_on, ceilings, device_name, rounded
+from bench.measure import finish
+from bench.sketch import extra_bytes
 
 DIMENSION = 8192
 KEYS = {"layer": 7, "seed": 11}
 TOLERANCE = 4.0
 """Allowed error over that of the reference in the inputs' own type, both against float64."""
-SHAPES = {
-    "cpu": {"mlp down": (576, 1536), "mlp up": (1536, 576), "attention": (576, 576), "key": (192, 576)},
-    "cuda": {"mlp down": (1536, 8960), "mlp up": (8960, 1536), "attention": (1536, 1536), "key": (256, 1536)},
+BAR = {"qwen2.5-1.5b": 0.6, "qwen2.5-7b": 0.6}
+"""Of the measured rate of a large product."""
+SHAPES: dict[str, dict[str, dict[str, tuple[int, int]]]] = {
+    "cpu": {"smollm2-135m": {"down": (576, 1536), "up": (1536, 576), "query": (576, 576), "key": (192, 576)}},
+    "cuda": {
+        "qwen2.5-0.5b": {"down": (896, 4864), "up": (4864, 896), "query": (896, 896), "key": (128, 896)},
+        "qwen2.5-1.5b": {"down": (1536, 8960), "up": (8960, 1536), "query": (1536, 1536), "key": (256, 1536)},
+        "qwen2.5-7b": {"down": (3584, 18944), "up": (18944, 3584), "query": (3584, 3584), "key": (512, 3584)},
+    },
 }
+COUNT = {"down": 1, "up": 2, "query": 2, "key": 2}
+"""Layers of a shape in one block; the output projection has the shape of the queries'."""
 
 
 def main() -> None:
     """Check, time, print a table and its numbers."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few rounds, one shape")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="few rounds, one shape, few tokens")
     quick = parser.parse_args().quick
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    offsets = [0, 1000] if device == "cpu" else [2500 * k for k in range(9)]
-    shapes = list(SHAPES[device].items())[: 1 if quick else None]
-    print(f"{machine(device)}; {dtype}, {len(offsets) - 1} segments of {offsets[1]} tokens, d = {DIMENSION}")
-    print(f"{'layer':<12}{'m x n':>14}{'floor ms':>10}{'reference':>11}{'ours':>9}{'ours/floor':>12}{'TFLOP/s':>9}")
-    rows = [measure(name, *shape, offsets, dtype, device, 3 if quick else 15) for name, shape in shapes]
-    print(json.dumps({"bench": "fold", "machine": machine(device), "torch": torch.__version__, "layers": rows}))
+    device = best_device()
+    offsets = [0, 100 if quick else 1000] if device == "cpu" else [2500 * k for k in range(9)]
+    ceiling = ceilings(device, quick)
+    print(
+        f"{device_name(device)}; {ceiling.words()}; {len(offsets) - 1} segments of {offsets[1]} tokens, d = {DIMENSION}"
+    )
+    print(f"{'model':<14}{'layer':<7}{'m x n':>14}{'floor ms':>10}{'product':>9}{'torch':>9}{'ours':>9}"
+          f"{'of product':>12}{'of ceiling':>12}{'GiB ours':>10}{'torch':>8}")  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    for model, layers in SHAPES[device].items():
+        for name, shape in list(layers.items())[: 1 if quick else None]:
+            rows.append(measure(model, name, shape, offsets, device, ceiling, 2 if quick else 10))
+    models = {model: of_model([row for row in rows if row["model"] == model]) for model in SHAPES[device]}
+    for model, figures in models.items():
+        print(f"{model}: {figures}")
+    met = {model: models[model]["of_ceiling"] >= bar for model, bar in BAR.items() if model in models}
+    summary = ", ".join(f"{model} {figures['of_ceiling']:.2f}" for model, figures in models.items())
+    result = {
+        "device": device_name(device),
+        "quick": quick,
+        "ceilings": ceiling.facts(),
+        "models": models,
+        "layers": rows,
+    }
+    finish(
+        "fold",
+        {**result, "bars_met": None if quick else met, "summary": f"of the ceiling: {summary}"},
+        "torch",
+        "triton",
+    )
 
 
 def measure(
-    name: str, m: int, n: int, offsets: list[int], dtype: torch.dtype, device: str, rounds: int
-) -> dict[str, object]:
+    model: str, name: str, shape: tuple[int, int], offsets: list[int], device: str, ceiling: Ceilings, rounds: int
+) -> dict[str, Any]:
     """One layer shape: agreement first, then times in milliseconds."""
-    generator = torch.Generator().manual_seed(m + n)
-    delta = torch.randn(offsets[-1], m, generator=generator).to(device, dtype)
-    x = torch.randn(offsets[-1], n, generator=generator).to(device, dtype)
-    phi = torch.zeros(len(offsets) - 1, DIMENSION, device=device)
+    m, n = shape
+    segments, tokens = len(offsets) - 1, offsets[-1]
+    generator = torch.Generator(device).manual_seed(m + n)
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    delta, x = (torch.randn(tokens, k, generator=generator, device=device).to(dtype) for k in (m, n))
+    phi = torch.zeros(segments, DIMENSION, device=device)
     check(phi, delta, x, offsets)
-
-    def floor() -> None:
-        for a, b in pairwise(offsets):
-            torch.mm(delta[a:b].T, x[a:b])
-
-    ways: dict[str, Callable[[], None]] = {
-        "floor": floor,
-        "reference": lambda: fold_reference(phi, delta, x, offsets, **KEYS),
+    ways: dict[str, Callable[[], Any]] = {
+        "product": lambda: products(delta, x, segments),
+        "torch": lambda: materialized(phi, delta, x, offsets),
         "ours": lambda: fold_segments(phi, delta, x, offsets, **KEYS),
     }
-    best = dict.fromkeys(ways, float("inf"))
-    for _ in range(rounds):
-        for way, run in ways.items():
-            best[way] = min(best[way], seconds(run, device))
-    milliseconds = {way: round(1e3 * best[way], 3) for way in ways}
-    ratio, speed = best["ours"] / best["floor"], 2e-12 * offsets[-1] * m * n / best["ours"]
-    print(
-        f"{name:<12}{f'{m} x {n}':>14}{milliseconds['floor']:>10.2f}{milliseconds['reference']:>11.2f}"
-        f"{milliseconds['ours']:>9.2f}{ratio:>12.3f}{speed:>9.3f}"
-    )
-    return {"layer": name, "m": m, "n": n, "backend": backend(phi), "ms": milliseconds, "ratio": round(ratio, 4)}
+    memory = {way: extra_bytes(run, device) for way, run in ways.items()}
+    best = best_on(device, rounds, **ways)
+    operations = 2.0 * tokens * m * n
+    floor = ceiling.floor(operations, delta.nbytes + x.nbytes + phi.nbytes)
+    row = {
+        "model": model,
+        "layer": name,
+        "m": m,
+        "n": n,
+        "backend": backend(phi),
+        "operations": operations,
+        "floor_ms": round(1e3 * floor, 3),
+        "ms": rounded(best),
+        "of_product": round(best["product"] / best["ours"], 3),
+        "of_ceiling": round(operations / best["ours"] / ceiling.flops, 3),
+        "gib": {way: round(value / 2**30, 3) for way, value in memory.items()},
+    }
+    print(f"{model:<14}{name:<7}{f'{m} x {n}':>14}{row['floor_ms']:>10.3f}"
+          + "".join(f"{1e3 * best[way]:>9.3f}" for way in ways)
+          + f"{row['of_product']:>12.3f}{row['of_ceiling']:>12.3f}"
+          f"{row['gib']['ours']:>10.2f}{row['gib']['torch']:>8.2f}", flush=True)  # fmt: skip
+    return row
 
 
-def check(phi: torch.Tensor, delta: torch.Tensor, x: torch.Tensor, offsets: list[int]) -> None:
+def of_model(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """One block: its layers' operations over their time, as a share of what the ceiling and the bare products allow."""
+    times = [(COUNT[row["layer"]] * row["ms"]["ours"], row) for row in rows]
+    ours = sum(time for time, _ in times)
+    product = sum(COUNT[row["layer"]] * row["ms"]["product"] for _, row in times)
+    at_ceiling = sum(time * row["of_ceiling"] for time, row in times)
+    return {"of_ceiling": round(at_ceiling / ours, 3), "of_product": round(product / ours, 3)}
+
+
+def products(delta: Tensor, x: Tensor, segments: int) -> Tensor:
+    """Weight gradients [S, m, n] of segments of one length, in the inputs' type and one call."""
+    return torch.bmm(delta.view(segments, -1, delta.shape[1]).transpose(1, 2), x.view(segments, -1, x.shape[1]))
+
+
+def materialized(phi: Tensor, delta: Tensor, x: Tensor, offsets: Sequence[int]) -> None:
+    """Every segment's whole gradient in the inputs' type, then its fold."""
+    for segment, (a, b) in enumerate(pairwise(offsets)):
+        gradient = (delta[a:b].T @ x[a:b]).to(phi.dtype)
+        fold_matrices(phi[segment : segment + 1], gradient[None], **KEYS)
+
+
+def check(phi: Tensor, delta: Tensor, x: Tensor, offsets: list[int]) -> None:
     """Ours against float64; the yardstick is the reference's own error in float32."""
     truth, eager, ours = phi.double(), phi.clone(), phi.clone()
     fold_reference(truth, delta, x, offsets, **KEYS)
@@ -88,24 +154,6 @@ def check(phi: torch.Tensor, delta: torch.Tensor, x: torch.Tensor, offsets: list
     error, yardstick = ((y.double() - truth).norm().item() for y in (ours, eager))
     if not error <= TOLERANCE * yardstick:
         raise SystemExit(f"ours is off by {error:.3g} (norm), plain float32 by {yardstick:.3g}: not timed")
-
-
-def seconds(run: Callable[[], None], device: str) -> float:
-    """One run on an idle device."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def machine(device: str) -> str:
-    """What the figures hold for."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 if __name__ == "__main__":

@@ -7,11 +7,15 @@ the same dtype then go through
                    here to fewer, which the table says: the projection's cost is proportional)
     per module     every layer's gradient of every response projected to 16 x 16, head left out, logits whole (bergson's
                    layout, written here), and bergson itself where it is installed
-    ours           exact fold and rank 128, each with the prompt in every response's row and shared
+    ours           exact fold and rank 128, each with the prompt in every response's row and shared; and rank 128,
+                   shared, with as many prompts again that are always or never solved: those have no gradient and are
+                   skipped, while the other layouts pay for them as for all
 
 Before anything is timed, ours is compared with the float64 gradient of a small group, folded by the plain reference;
 the yardstick is the error of the floor's own gradient. Rounds take turns; the fastest of each counts. Tokens are those
-of prompt and response of every response, whoever computes them once.
+of prompt and response of every response, whoever computes them once. The share of the ceiling is that of the floor's
+products (6 operations a weight and token, the head's at response tokens only; attention left out) at the rate that the
+device was seen to multiply at (`bench.ceilings`).
 
     python -m bench.sketch [--quick] [--shape NAME] [--groups N] [--response-tokens A B]
 
@@ -26,7 +30,6 @@ import ctypes
 import gc
 import importlib.util
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +43,7 @@ import transformers
 from learnalign.kernels.fold import fold_matrices
 from torch import Tensor, nn
 
+from bench.ceilings import best_device, ceilings, device_name, seconds
 from bench.measure import finish
 from learnalign.gradient import Group, Sketcher, weighted
 from learnalign.gradient.head import whole_log_probabilities
@@ -49,6 +53,7 @@ DIMENSION = 8192
 SEED = 0
 RANK = 128
 SIDE = 16
+PROMPT_TOKENS = 120
 LESS_DIMENSION = {"cpu": 32, "cuda": 512}
 BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
 TOLERANCE = 3.0
@@ -69,8 +74,11 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 BARS = {
     "cpu": {"exact": 0.95, "rank 128": 1.15, "sharing": 1.6},
-    "cuda": {"exact": 0.95, "rank 128": 1.25, "sharing": 1.6},
+    "cuda": {"exact": 0.95, "rank 128": 1.25, "sharing": 1.6, "skipping over per module": 5.0},
 }
+
+
+SKIPPING = "the same, half settled"
 
 
 @dataclass
@@ -91,16 +99,17 @@ class Way:
 def main() -> None:
     """Check, time, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="two layers, one round: checks that it runs")
+    parser.add_argument("--quick", action="store_true", help="two layers, few words, one round: checks that it runs")
     parser.add_argument("--shape", choices=SHAPES, help="default: smollm2-135m on a CPU, qwen2.5-1.5b on a GPU")
     parser.add_argument("--groups", type=int, help="default: 1 on a CPU, 16 on a GPU")
     parser.add_argument("--response-tokens", type=int, nargs=2, default=(60, 120), metavar=("A", "B"))
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--skip-less", action="store_true", help="leave the slowest way out")
     asked = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = best_device()
+    flops = ceilings(device, asked.quick).flops
     shape = asked.shape or ("qwen2.5-1.5b" if device == "cuda" else "smollm2-135m")
-    model = random_model(shape, device, layers=2 if asked.quick else None)
+    model = random_model(shape, device, asked.quick)
     groups = random_groups(model, asked.groups or (16 if device == "cuda" else 1), asked.response_tokens)
     check(model, device)
     ways = all_ways(model, groups, device)
@@ -111,22 +120,32 @@ def main() -> None:
     for _ in range(1 if asked.quick else asked.rounds):
         for way in ways.values():
             measure_time(way, device)
-    show(ways, shape, device, asked.quick)
+    show(ways, shape, device, asked.quick, least_seconds(model, ways["floor"].groups, flops))
 
 
-def random_model(shape: str, device: str, layers: int | None) -> Any:
+def random_model(shape: str, device: str, quick: bool) -> Any:
     """The shape with random weights, bfloat16 on a GPU, float32 on a CPU."""
     settings = dict(SHAPES[shape])
     kind = settings.pop("kind")
-    if layers:
-        settings["num_hidden_layers"] = layers
+    if quick:
+        settings |= {"num_hidden_layers": 2, "vocab_size": 2000}
     torch.manual_seed(SEED)
-    model = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**settings))
+    with torch.device(device):  # a CPU takes long to draw billions of weights
+        model = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**settings))
     return model.to(device, torch.bfloat16 if device == "cuda" else torch.float32).eval()
 
 
-def random_groups(model: Any, count: int, response_tokens: Sequence[int], prompt: int = 125) -> list[Group]:
-    """8 responses each, half of them right, prompts of about 125 tokens."""
+def least_seconds(model: Any, groups: Sequence[Group], flops: float) -> float:
+    """What the products of the floor take at the rate of the ceiling."""
+    linear = {name: m.weight.numel() for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    head = linear.pop("lm_head")
+    responses = sum(len(y) for g in groups for y in g.responses)
+    tokens = responses + sum(len(g.prompt) * len(g.responses) for g in groups)
+    return 6.0 * (sum(linear.values()) * tokens + head * responses) / flops
+
+
+def random_groups(model: Any, count: int, response_tokens: Sequence[int], prompt: int = PROMPT_TOKENS) -> list[Group]:
+    """8 responses each, half of them right, prompts of about `prompt` tokens."""
     rng = np.random.default_rng(SEED)
     vocabulary = model.config.vocab_size
 
@@ -135,7 +154,7 @@ def random_groups(model: Any, count: int, response_tokens: Sequence[int], prompt
 
     lengths = np.linspace(response_tokens[0], response_tokens[1], 8).astype(int)
     return [
-        Group(some(prompt + int(rng.integers(-25, 26))), [some(n) for n in rng.permutation(lengths)], [0.0, 1.0] * 4)
+        Group(some(prompt + int(rng.integers(-20, 21))), [some(n) for n in rng.permutation(lengths)], [0.0, 1.0] * 4)
         for _ in range(count)
     ]
 
@@ -144,6 +163,7 @@ def all_ways(model: Any, groups: list[Group], device: str) -> dict[str, Way]:
     """The floor first. Ours shares one model with it: weights are frozen by whoever needs them so."""
     apart = sketcher_of(model, share=False)
     few = [groups[i] for i in apart.batches(groups, BATCH_TOKENS[device])[0]]
+    settled = [Group(group.prompt, group.responses, [1.0] * len(group.responses)) for group in groups]
 
     def batchwise(run: Callable[[Any, Batch], object]) -> Callable[[Sequence[Group]], object]:
         return lambda some: each(apart, some, partial(run, model))
@@ -156,6 +176,7 @@ def all_ways(model: Any, groups: list[Group], device: str) -> dict[str, Way]:
         "exact, shared": Way(partial(ours, sketcher_of(model)), groups),
         "rank 128": Way(partial(ours, sketcher_of(model, RANK, share=False)), few),
         "rank 128, shared": Way(partial(ours, sketcher_of(model, RANK)), groups),
+        SKIPPING: Way(partial(ours, sketcher_of(model, RANK)), [*groups, *settled]),
     }
     if importlib.util.find_spec("bergson"):
         ways["bergson"] = Way(batchwise(bergson), few)
@@ -175,7 +196,8 @@ def each(sketcher: Sketcher, groups: Sequence[Group], run: Callable[[Batch], obj
 
 
 def ours(sketcher: Sketcher, groups: Sequence[Group]) -> None:
-    """What the package does."""
+    """What the package does: prompts whose responses are all alike have no gradient and are never run."""
+    groups = [group for group in groups if len(set(group.rewards)) > 1]
     for chosen in sketcher.batches(groups, BATCH_TOKENS[sketcher.device.type]):
         sketcher.sketch([groups[i] for i in chosen])
 
@@ -343,20 +365,21 @@ def embedding_cut(model: Any) -> Iterator[None]:
 
 def measure_memory(way: Way, device: str) -> None:
     """One run that is not timed: the highest memory beyond what was there before. It warms up, too."""
+    way.peak_bytes = extra_bytes(lambda: way.run(way.groups), device)
+
+
+def extra_bytes(run: Callable[[], object], device: str) -> int:
+    """The highest memory of one run beyond what was there before."""
     gc.collect()
     before = reset_peak(device)
-    way.run(way.groups)
-    way.peak_bytes = peak(device) - before
+    run()
+    return peak(device) - before
 
 
 def measure_time(way: Way, device: str) -> None:
     """One run on warm memory."""
     gc.collect()
-    start = time.perf_counter()
-    way.run(way.groups)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    way.seconds = min(way.seconds, time.perf_counter() - start)
+    way.seconds = min(way.seconds, seconds(lambda: way.run(way.groups), device))
 
 
 def reset_peak(device: str) -> int:
@@ -378,11 +401,13 @@ def status_bytes(name: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def show(ways: dict[str, Way], shape: str, device: str, quick: bool) -> None:
-    """The table, the bars, and the last line."""
+def show(ways: dict[str, Way], shape: str, device: str, quick: bool, least: float) -> None:
+    """The table, the bars, and the last line. least: seconds of the floor's products at the rate of the ceiling."""
     base = ways["floor"]
-    where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    where = device_name(device)
     print(f"\n{shape}, {where}, batches of at most {BATCH_TOKENS[device]:,} tokens")
+    print(f"the floor's products at the ceiling's rate: {base.tokens / least:,.0f} tokens/s; "
+          f"it reaches {least / base.seconds:.2f} of that")  # fmt: skip
     print(f"{'way':<22}{'tokens/s':>10}{'over floor':>12}{'prompts/s':>11}{'GiB above the weights':>23}")
     rows = {}
     for name, way in ways.items():
@@ -400,10 +425,15 @@ def show(ways: dict[str, Way], shape: str, device: str, quick: bool) -> None:
         "exact": rows["exact"]["over_floor"],
         "rank 128": rows["rank 128"]["over_floor"],
         "sharing": rows["exact, shared"]["prompts_per_second"] / rows["exact"]["prompts_per_second"],
+        "skipping over per module": rows[SKIPPING]["prompts_per_second"]
+        / rows["per module 16 x 16"]["prompts_per_second"],
     }
     met = None if quick else {name: found[name] >= bar for name, bar in BARS[device].items()}
-    result = {"shape": shape, "device": where, "quick": quick, "ways": rows, "sharing": round(found["sharing"], 2)}
-    finish("sketch", {**result, "bars_met": met}, "torch", "transformers", "bergson")
+    figures = {name: round(value, 3) for name, value in found.items()}
+    result = {"shape": shape, "device": where, "quick": quick, "ways": rows, "figures": figures}
+    result |= {"floor_of_ceiling": round(least / base.seconds, 3)}
+    summary = ", ".join(f"{name} {value:.2f}" for name, value in figures.items())
+    finish("sketch", {**result, "bars_met": met, "summary": summary}, "torch", "transformers", "bergson")
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def nearest(
     spare = 1 if search.method == "exact" else 2  # what was approximated is ranked again
     fetch = min(spare * k, len(which) - 1) + 1  # itself included
     if on_gpu:
-        found = tiled(folded, fetch, on_gpu)
+        found = tiled(on_device(folded, on_gpu), fetch)
     elif search.method == "lists":
         found = _in_lists(folded, search, fetch, seed)
     else:
@@ -165,23 +165,30 @@ def measured_recall(
     return float(np.mean(similarity[sample] >= kth - tolerance)), len(sample)
 
 
-def tiled(vectors: Floats, fetch: int, device: str, tile: int = 8192) -> Iterator[tuple[Integers, Integers]]:
-    """All pairs in tiles of a torch matrix product, the best `fetch` of every row kept: (rows, [rows, fetch]).
-
-    The vectors lie on the device once, as float16 on a GPU, where products are summed in float32.
-    """
+def on_device(vectors: Floats, device: str, tile: int = 8192) -> Any:
+    """The vectors as a torch tensor on the device: float16 of a common scale on a GPU, float32 elsewhere."""
     import torch
 
     half = torch.device(device).type == "cuda"
-    scale = float(np.abs(vectors).max(initial=0.0)) or 1.0  # products of V keep off float16's small numbers
+    scale = float(max(vectors.max(initial=0.0), -vectors.min(initial=0.0))) or 1.0  # small products leave float16
     base = torch.empty(vectors.shape, dtype=torch.float16 if half else torch.float32, device=device)
     for start in range(0, len(vectors), tile):
-        base[start : start + tile] = torch.from_numpy(vectors[start : start + tile] / scale).to(base.dtype)
-    for start in range(0, len(vectors), tile):
+        base[start : start + tile] = torch.from_numpy(vectors[start : start + tile]).to(device) / scale
+    return base
+
+
+def tiled(base: Any, fetch: int, tile: int = 8192) -> Iterator[tuple[Integers, Integers]]:
+    """All pairs in tiles of a torch matrix product, the best `fetch` of every row kept: (rows, [rows, fetch]).
+
+    base: what `on_device` gives. Products of float16 are summed in float32.
+    """
+    import torch
+
+    for start in range(0, len(base), tile):
         queries = base[start : start + tile]
-        best = torch.empty((len(queries), 0), dtype=base.dtype, device=device)
-        at = torch.empty((len(queries), 0), dtype=torch.int64, device=device)
-        for other in range(0, len(vectors), tile):
+        best = torch.empty((len(queries), 0), dtype=base.dtype, device=base.device)
+        at = torch.empty((len(queries), 0), dtype=torch.int64, device=base.device)
+        for other in range(0, len(base), tile):
             products = queries @ base[other : other + tile].T
             top = products.topk(min(fetch, products.shape[1]), dim=1)
             best, at = torch.cat([best, top.values], 1), torch.cat([at, top.indices + other], 1)

@@ -48,7 +48,7 @@ def score(phi: Any, success_rate: Any, *, target: Any = None) -> npt.NDArray[np.
     Args:
         phi: [N, d] gradient sketches, one row a prompt, any length: float16, float32 or float64, as a NumPy
             array, a memory map or a tensor. Float64 rows are never rounded to less. A tensor on a GPU is scored there
-            (`learnalign.tensor_scoring`).
+            (`learnalign.tensor_scoring`), and may be bfloat16 or a store's int8 rows, too.
         success_rate: [N] share p of correct responses, in [0, 1]. Rows with p = 0 or 1 teach nothing: they
             count in the mean's N, score exactly 0, and may be all zeros.
         target: [M, d] sketches made with the same seed, any length, none of them zero; they need no success rate.

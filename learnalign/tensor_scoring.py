@@ -1,14 +1,17 @@
 """Scores of sketches that are already on a GPU: the two passes of `scoring` in plain torch, in float64, chunk by chunk.
 
 A twin of the C++ scorer: the same quantity from the same formula, equal to it within 1e-12 of the largest |score| on
-any device, though not to the bit. The rows are read, never copied as a whole, and only N numbers come back to the host.
-This module does not check success rates and does not score stored rows (see `scoring`).
+any device, though not to the bit. The rows are read, never copied as a whole, and only N numbers come back to the
+host. int8 rows on a GPU have kernels (`learnalign.kernels.score_triton`) that read them twice and widen nothing in
+memory; they sum in float32, within 1e-6 of the product of a row's learnability and the mean's length. This module does
+not check success rates and does not score stored rows (see `scoring`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +30,8 @@ def score_tensor(
     """score_i = V_i u_i . mean, the mean over the pool's z_j or over the target's unit rows (see `scoring.score`).
 
     Args:
-        phi: [N, d] float16, bfloat16, float32 or float64, on any device.
+        phi: [N, d] float16, bfloat16, float32 or float64, or int8 as a store keeps rows (their scales cancel), on any
+            device.
         learnability: [N] V = p (1 - p).
         target: [M, d] tensor or array, or None.
 
@@ -40,26 +44,62 @@ def score_tensor(
     phi = phi.detach()
     _check(phi, "phi", None)
     values = torch.from_numpy(learnability).to(phi.device)
-    norms = _norms(phi, values > 0.0, "phi")
-    weights = torch.where(values > 0.0, values / norms, 0.0)
-    if target is None:
-        mean = _weighted_sum(phi, weights) / max(len(phi), 1)
-    else:
+    norms, total = _norms_and_sum(phi, values, "phi")
+    mean = total / max(len(phi), 1)
+    if target is not None:
         goal = torch.as_tensor(target).detach().to(phi.device)
         _check(goal, "target", phi.shape[1])
-        everyone = torch.ones(len(goal), dtype=torch.bool, device=phi.device)
-        mean = _weighted_sum(goal, 1.0 / _norms(goal, everyone, "target")) / len(goal)
-    scores = weights * _map_rows(phi, lambda part: part @ mean)
+        everyone = torch.ones(len(goal), dtype=torch.float64, device=phi.device)
+        mean = _norms_and_sum(goal, everyone, "target")[1] / len(goal)
+    scores = _weights(values, norms) * _dots(phi, mean)
     found: npt.NDArray[np.float64] = scores.cpu().numpy()
     return found
+
+
+def backend(rows: torch.Tensor) -> Literal["triton", "torch"]:
+    """Which code reads these rows: kernels where they are int8, on CUDA, not too long, and Triton is installed."""
+    if rows.dtype == torch.int8 and rows.device.type == "cuda" and rows.stride(1) == 1 and find_spec("triton"):
+        from learnalign.kernels.score_triton import WIDEST
+
+        if 0 < rows.shape[1] <= WIDEST:
+            return "triton"
+    return "torch"
 
 
 def _check(rows: torch.Tensor, name: str, dimension: int | None) -> None:
     if rows.dim() != 2 or (dimension is not None and (rows.shape[1] != dimension or len(rows) == 0)):
         wanted = "[N, d] (one row a prompt)" if dimension is None else f"[M, {dimension}] with M > 0"
         raise ArrayError(f"{name} must have shape {wanted}, found {list(rows.shape)}")
-    if not rows.is_floating_point():
-        raise ArrayError(f"{name} must be floating point, found {rows.dtype}: convert it first")
+    if not rows.is_floating_point() and rows.dtype != torch.int8:
+        raise ArrayError(f"{name} must be floating point or int8, found {rows.dtype}: convert it first")
+
+
+def _norms_and_sum(rows: torch.Tensor, values: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lengths [N] and sum_i values_i rows_i / |rows_i| [d], float64; refuses rows that have no direction."""
+    if backend(rows) == "triton":
+        from learnalign.kernels.score_triton import lengths_and_sum
+
+        lengths, total = lengths_and_sum(rows, values.float())
+        norms = lengths.double()
+        _refuse_without_direction(norms, values > 0.0, name)
+        return norms, total
+    norms = _norms(rows)
+    _refuse_without_direction(norms, values > 0.0, name)
+    return norms, _weighted_sum(rows, _weights(values, norms))
+
+
+def _weights(values: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
+    return torch.where(values > 0.0, values / norms, 0.0)
+
+
+def _dots(rows: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    """Float64 [N]."""
+    if backend(rows) == "triton":
+        from learnalign.kernels.score_triton import dots
+
+        found: torch.Tensor = dots(rows, vector.float()).double()
+        return found
+    return _map_rows(rows, lambda part: part @ vector)
 
 
 def _chunks(rows: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -82,7 +122,7 @@ def _weighted_sum(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def _norms(rows: torch.Tensor, needed: torch.Tensor, name: str) -> torch.Tensor:
+def _norms(rows: torch.Tensor) -> torch.Tensor:
     """Lengths of all rows, computed at the scale of a row's largest entry, so that no square leaves float64's range."""
 
     def length(part: torch.Tensor) -> torch.Tensor:
@@ -90,12 +130,14 @@ def _norms(rows: torch.Tensor, needed: torch.Tensor, name: str) -> torch.Tensor:
         unit = torch.where(largest > 0.0, largest, 1.0)
         return (part / unit).square().sum(dim=1).sqrt() * unit[:, 0]
 
-    norms = _map_rows(rows, length)
+    return _map_rows(rows, length)
+
+
+def _refuse_without_direction(norms: torch.Tensor, needed: torch.Tensor, name: str) -> None:
     _refuse(~torch.isfinite(norms), f"{name} must be finite: NaN or infinity", "drop or repair these rows")
     _refuse(
         (norms == 0.0) & needed, f"{name} has no direction (all zeros)", "drop these rows or compute their gradients"
     )
-    return norms
 
 
 def _refuse(bad: torch.Tensor, what: str, advice: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 import triton
-from learnalign.kernels import fold_triton, logprob_triton
+from learnalign.kernels import fold_triton, logprob_triton, score_triton
 from learnalign.kernels.signs import BUCKET_STREAM, SIGN_STREAM, TILE
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -17,7 +17,7 @@ SHARED_BYTES = {80: 166_912, 90: 232_448, 100: 232_448}
 POINTERS = {"targets": "*i64", "offsets": "*i64", "delta": "*bf16", "x": "*bf16", "hidden": "*bf16", "weight": "*bf16"}
 WIDE_POINTERS = [
     "partial", "phi", "log_probabilities", "products", "coefficients", "top_parts", "total_parts", "target_logits",
-    "kl_weights", "kl_reference",
+    "kl_weights", "kl_reference", "lengths", "values", "dots", "vector",
 ]  # fmt: skip
 BFLOAT16 = torch.bfloat16
 CONSTANTS = {
@@ -32,12 +32,16 @@ CONSTANTS = {
     },
     "add_partials": {"DIMENSION": 8192, "BLOCK": fold_triton.SUM_BLOCK, "DEPTH": fold_triton.SUM_DEPTH},
     "delta_rows": {"CAPPED": True, "PULLED": True, "BLOCK": logprob_triton.ROW_BLOCK, "num_warps": 8},
+    "sum_unit_rows": {"WIDTH": 8192, "BLOCK": score_triton.BLOCK_NUMBERS // 8192, "num_warps": 8},
+    "dot_rows": {"WIDTH": 8192, "BLOCK": score_triton.BLOCK_NUMBERS // 8192, "num_warps": 8},
     "logsumexp_tiles": {"CAPPED": True, "WIDEN": False, **logprob_triton.TILES[BFLOAT16]},
 }
 
 
-def kind(name: str) -> str:
-    """The type of a kernel's argument, by its name."""
+def kind(name: str, kernel: str) -> str:
+    """The type of a kernel's argument, by its name; `rows` are a number to the fold and int8 sketches to the scorer."""
+    if name == "rows" and kernel in ("sum_unit_rows", "dot_rows"):
+        return "*i8"
     if name in WIDE_POINTERS:
         return "*fp32"
     if name in ("inner", "outer"):
@@ -50,8 +54,8 @@ def compile_kernel(kernel: triton.JITFunction, capability: int) -> None:
     constants = dict(CONSTANTS[kernel.__name__])
     options = {key: constants.pop(key) for key in ("num_warps", "num_stages") if key in constants}
     names = kernel.arg_names
-    signature = {name: "constexpr" if name in constants else kind(name) for name in names}
-    unspecialized = ("first_row", "layer", "seed_low", "seed_high", "inner", "outer", "programs", "tokens")
+    signature = {name: "constexpr" if name in constants else kind(name, kernel.__name__) for name in names}
+    unspecialized = ("first_row", "layer", "seed_low", "seed_high", "inner", "outer", "programs", "tokens", "count")
     aligned = [k for k, name in enumerate(names) if name not in constants and name not in unspecialized]
     source = ASTSource(
         fn=kernel,
@@ -72,6 +76,8 @@ def main() -> None:
         fold_triton.add_partials,
         logprob_triton.delta_rows,
         logprob_triton.logsumexp_tiles,
+        score_triton.sum_unit_rows,
+        score_triton.dot_rows,
     ):
         for capability in SHARED_BYTES:
             compile_kernel(kernel, capability)

@@ -218,4 +218,4 @@ def test_every_kernel_compiles_for_every_gpu_generation() -> None:
     assert {f"{kernel}:sm_{cap}" for kernel in KERNELS for cap in (80, 90, 100)} <= set(lines)
 
 
-KERNELS = ["fold_tiles", "add_partials", "delta_rows", "logsumexp_tiles"]
+KERNELS = ["fold_tiles", "add_partials", "delta_rows", "logsumexp_tiles", "sum_unit_rows", "dot_rows"]

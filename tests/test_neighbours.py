@@ -13,7 +13,7 @@ import torch
 
 from learnalign import neighbours
 from learnalign.errors import ArrayError, MissingPackageError
-from learnalign.neighbours import Plan, measured_recall, nearest, plan, tiled
+from learnalign.neighbours import Plan, measured_recall, nearest, on_device, plan, tiled
 from learnalign.rows import Rows
 
 
@@ -110,7 +110,7 @@ def test_tiles_of_torch_find_the_same(tile: int) -> None:
     phi = clustered(150, 30)
     unit = phi / np.linalg.norm(phi, axis=1)[:, None]
     positions = np.full((150, 6), -1)
-    for queries, found in tiled(unit, 6, "cpu", tile):
+    for queries, found in tiled(on_device(unit, "cpu", tile), 6, tile):
         positions[queries] = found
     full = unit @ unit.T
     expected = -np.sort(-full, axis=1)[:, :6]

@@ -314,7 +314,7 @@ def test_the_torch_twin_refuses_what_the_core_refuses() -> None:
         (changed(phi, (9, 0), np.inf), None, "in row 9;"),
         (changed(phi, slice(10, 20), 0.0), None, r"all zeros. in row 10, 11, 12, 13, 14, ... \(10 rows\);"),
         (phi[0], None, r"phi must have shape \[N, d\]"),
-        (phi.astype(int), None, "floating point, found torch.int64"),
+        (phi.astype(int), None, "floating point or int8, found torch.int64"),
         (phi, np.zeros((2, 12)), "target has no direction .*row 0, 1"),
         (phi, phi[:, :5], r"target must have shape \[M, 12\]"),
     ]:
