@@ -79,6 +79,15 @@ def sha256_file(path: str | Path) -> str:
         raise RunError(f"cannot read {path}: {_reason(error)}") from error
 
 
+def publish(partial: Path, path: Path) -> None:
+    """Rename a folder whose files are on the disk to its final name, and flush the rename. Raises `RunError`."""
+    try:
+        os.replace(partial, path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {_reason(error)}{_advice(error)}") from error
+
+
 def remove_partials(directory: str | Path) -> int:
     """Delete what an interrupted write left directly in `directory`; returns how many. Raises `RunError`.
 

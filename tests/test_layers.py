@@ -19,7 +19,7 @@ FLOORS: list[set[str]] = [
     {"rows", "pool", "rundir", "policy", "store", "scoring", "gradient", "rewards"},
     {"neighbours"},
     {"selection", "rollout", "warmup", "logs"},
-    {"report"},
+    {"report", "staged"},
     {"stages"},
     {"pipeline"},
     {"demo", "importing"},
@@ -28,7 +28,7 @@ FLOORS: list[set[str]] = [
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 ONLY_HERE = {
-    "transformers": {"policy", "demo.train", "warmup"},
+    "transformers": {"policy", "demo.train", "warmup", "staged.trl"},
     "trl": {"warmup"},
     "typer": {"cli"},
     "vllm": {"rollout"},

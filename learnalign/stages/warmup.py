@@ -124,4 +124,4 @@ def _publish(partial: Path, target: Path) -> None:
     for path in partial.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    partial.rename(target)
+    durable.publish(partial, target)

@@ -1,0 +1,19 @@
+"""Staged selection: prompts are chosen again as the policy moves, at a fraction of the cost of choosing anew.
+
+    selector    `StagedSelector`: what is measured, scored and picked in a stage
+    history     success rates whose evidence ages
+    sketches    the last sketches, and the scores they give
+    measurer    what is asked of the policy
+    state, folder   what is known between stages, and its place on the disk
+    live        a model in this process as a measurer
+    trl         a sampler and a callback for TRL's GRPOTrainer
+
+This package does not train.
+"""
+
+from __future__ import annotations
+
+from learnalign.staged.measurer import Measurer
+from learnalign.staged.selector import StagedSelector, StageSettings
+
+__all__ = ["Measurer", "StageSettings", "StagedSelector"]

@@ -1,0 +1,131 @@
+"""The state of a staged selection on the disk.
+
+    stage-0003/state.json       stage, facts, digest of the pool's ids
+    stage-0003/prompts.parquet  a row a prompt: discounted correct and responses, score, rank (null where not picked)
+    stage-0003/sketches.npy     [M, d] float16 unit rows; sketches.parquet: their prompts and stages
+    stage-0003/observed.jsonl   verdicts that have come since, a line each call of `observe`
+
+A folder appears whole (written as .partial, flushed, renamed), then the one before it goes; `observed.jsonl` is
+appended to and flushed, and a torn last line is left out. So a kill costs at most the stage or the line in progress.
+This module decides nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from learnalign import durable
+from learnalign.errors import RunError
+from learnalign.rows import Integers
+from learnalign.staged.history import History
+from learnalign.staged.sketches import Sketches
+from learnalign.staged.state import Facts, State
+
+
+class Folder:
+    """Where one selector keeps its state. Raises `RunError` for a path that cannot be a directory."""
+
+    def __init__(self, path: Path, ids: Sequence[str]) -> None:
+        self.path, self._size = path, len(ids)
+        self._digest = hashlib.sha256("\0".join(ids).encode()).hexdigest()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot make the directory {path}: {error.strerror}") from error
+
+    def read(self) -> State | None:
+        """The last state, with what was observed since; None where there is none.
+
+        Raises `RunError` for the state of another pool, or one that cannot be read.
+        """
+        stages = sorted(p for p in self.path.glob("stage-*") if p.suffix != durable.PARTIAL)
+        if not stages:
+            return None
+        folder = stages[-1]
+        try:
+            about = json.loads((folder / "state.json").read_text())
+            if about["pool"] != self._digest:
+                raise RunError(f"{self.path} holds the stages of another pool: name another directory")
+            state = _state(folder, about)
+            for line in _lines(folder / "observed.jsonl"):
+                state.history.add(np.array(line["prompts"], np.int64), line["correct"], 1)
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise RunError(f"{folder} cannot be read ({error}): delete it to begin anew") from error
+        return state
+
+    def write(self, state: State) -> None:
+        """Make `state` the last one. Raises `RunError` where the disk refuses."""
+        folder = self.path / f"stage-{state.stage:04d}"
+        partial = folder.with_name(folder.name + durable.PARTIAL)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        about = {"stage": state.stage, "pool": self._digest, "facts": state.facts._asdict()}
+        durable.write_json(partial / "state.json", about)
+        durable.write_parquet(partial / "prompts.parquet", _prompts(state))
+        prompts, rows, made = state.sketches
+        durable.write_parquet(partial / "sketches.parquet", pa.table({"prompt": prompts, "stage": made}))
+        buffer = io.BytesIO()
+        np.save(buffer, rows, allow_pickle=False)
+        durable.write_bytes(partial / "sketches.npy", buffer.getvalue())
+        durable.publish(partial, folder)
+        for older in self.path.glob("stage-*"):
+            if older != folder:
+                shutil.rmtree(older)
+
+    def note(self, stage: int, prompts: Integers, correct: npt.NDArray[np.bool_]) -> None:
+        """Append verdicts that came after `stage`."""
+        if stage == 0:
+            raise RunError("nothing can be observed before the first stage: call update first")
+        line = json.dumps({"prompts": prompts.tolist(), "correct": correct.astype(int).tolist()})
+        with (self.path / f"stage-{stage:04d}" / "observed.jsonl").open("a") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _state(folder: Path, about: dict[str, Any]) -> State:
+    prompts = pq.read_table(folder / "prompts.parquet")
+    history = History(prompts.num_rows)
+    history.correct = prompts["correct"].to_numpy().copy()
+    history.responses = prompts["responses"].to_numpy().copy()
+    rank = prompts["rank"].to_numpy()  # float64, NaN where null
+    picked = np.flatnonzero(~np.isnan(rank))
+    made = pq.read_table(folder / "sketches.parquet")
+    rows = np.load(folder / "sketches.npy", allow_pickle=False)
+    sketches = Sketches(made["prompt"].to_numpy(), rows, made["stage"].to_numpy())
+    picked = picked[np.argsort(rank[picked])]
+    return State(about["stage"], history, sketches, prompts["score"].to_numpy(), picked, Facts(**about["facts"]))
+
+
+def _prompts(state: State) -> pa.Table:
+    rank: list[int | None] = [None] * len(state.score)
+    for place, prompt in enumerate(state.picked.tolist()):
+        rank[prompt] = place
+    return pa.table(
+        {
+            "correct": state.history.correct,
+            "responses": state.history.responses,
+            "score": state.score,
+            "rank": pa.array(rank, pa.int64()),
+        }
+    )
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Whole lines; a kill may have torn the last."""
+    if not path.exists():
+        return []
+    whole, _, _ = path.read_text().rpartition("\n")
+    return [json.loads(line) for line in whole.splitlines()]

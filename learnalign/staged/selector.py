@@ -1,0 +1,180 @@
+"""Staged selection: choose again as the policy moves, for a fraction of what choosing anew would cost.
+
+One stage (`StagedSelector.update`), for n picks of N prompts and groups of G responses:
+
+1. Age. What earlier stages saw counts `decay` times (see `history`); verdicts on the training's own responses since
+   then (`observe`) have come for nothing.
+2. Screen. `screened` x n prompts answer twice: those of the largest posterior E[p (1 - p)] among the prompts of which
+   less than a group is known, and a share `explore` of them at random.
+3. Complete. The `completed` x n of the largest E[p (1 - p)] among these answer the rest of G.
+4. Sketch. Those with 0 < p < 1 give a gradient. Older sketches are kept for `memory` stages.
+5. Score. score_i = V_i u_i . mean over j != i of V_j u_j over all prompts with a sketch: V the posterior mean of
+   p (1 - p), u the unit sketch.
+6. Pick. n of the prompts with a score > 0, drawn without replacement in proportion to it: where one kind of prompt has
+   all the highest scores, the n highest would be of that kind.
+
+All that is chosen here follows from the verdicts, the sketches and (seed, stage). This module loads no policy.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from learnalign.errors import ArrayError
+from learnalign.rows import Integers
+from learnalign.staged.folder import Folder
+from learnalign.staged.history import Doubles, History
+from learnalign.staged.measurer import Measurer
+from learnalign.staged.state import Facts, State, first_state
+
+FIRST = 2
+"""Responses that decide which prompts answer the rest of their group."""
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """How a stage spends what it may. By default about half of what 30 steps of training on the picks cost."""
+
+    responses: int = 8
+    """G, responses of a prompt that gives a gradient."""
+    screened: float = 4.0
+    """Prompts that answer twice, as a multiple of n."""
+    completed: float = 2.0
+    """Prompts that answer G times, as a multiple of n."""
+    explore: float = 0.25
+    """Share of the screened that are drawn at random."""
+    decay: float = 0.5
+    """What a verdict still counts after a further stage."""
+    memory: int = 2
+    """Stages for which a sketch is used."""
+
+    def __post_init__(self) -> None:
+        """Raise `ArrayError` for the first setting that is out of range."""
+        rules = {
+            "responses": (self.responses > FIRST, f"more than {FIRST}"),
+            "completed": (self.completed >= 1, "at least 1"),
+            "screened": (self.screened >= self.completed, "at least as much as completed"),
+            "explore": (0 <= self.explore <= 1, "from 0 to 1"),
+            "decay": (0 <= self.decay <= 1, "from 0 to 1"),
+            "memory": (self.memory >= 1, "at least 1"),
+        }
+        for name, (fine, rule) in rules.items():
+            if not fine:
+                raise ArrayError(f"{name} must be {rule}, found {getattr(self, name)}")
+
+
+class StagedSelector:
+    """Keeps what is known of a pool while a policy trains on it, and picks prompts again and again.
+
+    pool: [N] ids of the prompts, all different. n: how many are picked. settings: see `StageSettings`. seed: of what
+    is drawn. directory: where the state is kept, so that it survives a kill; one that holds a state is taken up.
+    threshold: the reward from which on a response counts as correct.
+    Raises `ArrayError` for ids that repeat or an n outside 1..N, `RunError` for the directory of another pool.
+    """
+
+    def __init__(
+        self,
+        pool: Sequence[str],
+        n: int,
+        *,
+        settings: StageSettings = StageSettings(),
+        seed: int = 0,
+        directory: str | Path | None = None,
+        threshold: float = 1.0,
+    ) -> None:
+        self.ids = list(pool)
+        self._at = {prompt_id: k for k, prompt_id in enumerate(self.ids)}
+        if len(self._at) != len(self.ids):
+            raise ArrayError(f"the ids of a pool must all differ: {len(self.ids) - len(self._at):,} repeat")
+        if not 1 <= operator.index(n) <= len(self.ids):
+            raise ArrayError(f"n (how many prompts to pick) must lie between 1 and {len(self.ids)}, found {n}")
+        self.n, self.settings, self.seed, self.threshold = n, settings, seed, threshold
+        self._folder = None if directory is None else Folder(Path(directory), self.ids)
+        self.state: State = (self._folder and self._folder.read()) or first_state(len(self.ids))
+
+    @property
+    def stage(self) -> int:
+        """How many stages there were."""
+        return self.state.stage
+
+    @property
+    def picks(self) -> list[str]:
+        """Ids of the last stage's picks, in the order in which they were drawn."""
+        return [self.ids[k] for k in self.state.picked.tolist()]
+
+    def observe(self, ids: Sequence[str], rewards: Sequence[float]) -> None:
+        """Count responses that the training itself has sampled: a prompt's id and a reward for each.
+
+        Raises `ArrayError` for an id that is not in the pool, a reward that is not finite, or unequal lengths.
+        """
+        values = np.asarray(rewards, np.float64)
+        if values.shape != (len(ids),) or not bool(np.isfinite(values).all()):
+            raise ArrayError(f"observe needs one finite reward for each of {len(ids)} ids, found {list(rewards)}"[:200])
+        unknown = next((prompt_id for prompt_id in ids if prompt_id not in self._at), None)
+        if unknown is not None:
+            raise ArrayError(f"prompt {unknown!r} is not in the pool of this selector")
+        prompts = np.array([self._at[prompt_id] for prompt_id in ids], np.int64)
+        correct = values >= self.threshold
+        if self._folder is not None:
+            self._folder.note(self.stage, prompts, correct)
+        self.state.history.add(prompts, correct, 1)
+
+    def update(self, policy: Measurer) -> list[str]:
+        """One stage: measure where it pays, and pick again. Returns the ids of the picks.
+
+        The selector changes only when all of it is done, and with a directory its new state is on the disk first.
+        """
+        settings, rng = self.settings, np.random.default_rng([self.seed, self.stage])
+        history = self.state.history.aged(settings.decay)
+        screened = self._screened(history, rng)
+        history.add(screened, policy.respond(screened, FIRST), FIRST)
+        completed = np.sort(_largest(history.promise(), screened, round(settings.completed * self.n)))
+        history.add(completed, policy.respond(completed, settings.responses - FIRST), settings.responses - FIRST)
+        learnable, phi = policy.sketch(completed)
+        sketches = self.state.sketches.renewed(learnable, phi, self.stage, settings.memory)
+        value = history.promise()
+        score = np.zeros(len(self.ids))
+        score[sketches.prompts] = sketches.scores(value)
+        facts = Facts(
+            screened=len(screened),
+            responses=FIRST * len(screened) + (settings.responses - FIRST) * len(completed),
+            gradients=len(learnable),
+            score_above_zero=int(np.count_nonzero(score > 0)),
+        )
+        after = State(self.stage + 1, history, sketches, score, _draw(score, value, self.n, rng), facts)
+        if self._folder is not None:
+            self._folder.write(after)
+        self.state = after
+        return self.picks
+
+    def _screened(self, history: History, rng: np.random.Generator) -> Integers:
+        """Positions of the prompts that answer twice, rising."""
+        size = len(self.ids)
+        count = min(size, round(self.settings.screened * self.n))
+        unknown = np.flatnonzero(history.responses < self.settings.responses)
+        by_promise = _largest(history.promise(), rng.permutation(unknown), count - round(self.settings.explore * count))
+        others = np.setdiff1d(np.arange(size), by_promise)
+        drawn = rng.choice(others, min(len(others), count - len(by_promise)), replace=False)
+        return np.sort(np.concatenate([by_promise, drawn]))
+
+
+def _largest(value: Doubles, among: Integers, count: int) -> Integers:
+    """The `count` of `among` with the largest value; of equals the first."""
+    return among[np.argsort(-value[among], kind="stable")[:count]]
+
+
+def _draw(score: Doubles, promise: Doubles, n: int, rng: np.random.Generator) -> Integers:
+    """n prompts of score > 0, without replacement in proportion to it; then those that promise most.
+
+    The n largest log(score) + Gumbel noise are such a draw (Efraimidis and Spirakis, 2006, in another form).
+    """
+    noise = rng.gumbel(size=len(score))
+    positive = np.flatnonzero(score > 0)
+    drawn = positive[np.argsort(-(np.log(score[positive]) + noise[positive]), kind="stable")[:n]]
+    others = np.setdiff1d(np.arange(len(score)), drawn)
+    return np.concatenate([drawn, _largest(promise, others, n - len(drawn))])

@@ -1,0 +1,196 @@
+"""Staged selection inside TRL's GRPOTrainer: a sampler that draws from today's picks, and a callback that renews them.
+
+    selector = StagedSelector(dataset["prompt_id"], n=256, directory="stages")
+    trainer = GRPOTrainer(model, reward_funcs=right, args=args, train_dataset=dataset)
+    stage(trainer, selector, every=30)
+    trainer.train()
+
+Measuring uses the trainer's own prompts, chat template, reward function, temperature and length, and the model where it
+is. One process only. The trainer's loader is one batch ahead, so a new choice comes into effect a step later. This
+module does not train and does not choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
+from inspect import iscoroutinefunction, isfunction
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Sampler
+from transformers import TrainerCallback
+
+from learnalign.config import RolloutConfig
+from learnalign.errors import PolicyError
+from learnalign.policy import Policy
+from learnalign.staged.live import LivePolicy
+from learnalign.staged.selector import StagedSelector
+
+
+def stage(
+    trainer: Any, selector: StagedSelector, *, every: int = 30, id_column: str = "prompt_id", correct: int = 0
+) -> None:
+    """Let a GRPOTrainer train on a staged selection of its dataset. Call it before `trainer.train()`.
+
+    selector: over the ids in `id_column` of the dataset, in any order. every: optimizer steps between two stages; the
+    first comes before the first step, unless the selector has picks already. correct: which of the reward functions
+    says by `selector.threshold` whether a response is correct; it must be a plain function. An epoch is one pass
+    over n picks.
+    Raises `PolicyError` for a trainer that this does not fit, in one line.
+    """
+    _check(trainer, selector, every, id_column, correct)
+    row_of = {str(prompt_id): row for row, prompt_id in enumerate(trainer.train_dataset[id_column])}
+    reward = trainer.reward_funcs[correct]
+    trainer.reward_funcs[correct] = _observing(reward, trainer, selector, id_column)
+    trainer._get_train_sampler = lambda dataset=None: PicksSampler(
+        selector,
+        row_of,
+        copies=trainer.num_generations,
+        batch=trainer.args.generation_batch_size // trainer.num_generations,
+        repeats=trainer.num_iterations * trainer.args.steps_per_generation,
+        seed=trainer.args.seed,
+    )
+    trainer.add_callback(_Stages(trainer, selector, every, [row_of[i] for i in selector.ids], reward))
+
+
+class PicksSampler(Sampler[int]):
+    """Rows of the dataset in the order that GRPOTrainer wants: `batch` picks, `copies` times each, all `repeats` times.
+
+    A pass goes through the picks in random order; where the selector picks anew, it goes on with the new ones.
+    row_of: the row of every id.
+    """
+
+    def __init__(
+        self, selector: StagedSelector, row_of: dict[str, int], *, copies: int, batch: int, repeats: int, seed: int
+    ) -> None:
+        self.selector, self.row_of = selector, row_of
+        self.copies, self.batch, self.repeats = copies, batch, repeats
+        self._rng = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return self.selector.n // self.batch * self.batch * self.copies * self.repeats
+
+    def __iter__(self) -> Iterator[int]:
+        left: list[str] = []
+        stage = -1
+        for _ in range(self.selector.n // self.batch):
+            if self.selector.stage != stage or len(left) < self.batch:
+                stage, picks = self.selector.stage, self.selector.picks
+                left = [picks[k] for k in self._rng.permutation(len(picks))]
+            batch, left = left[: self.batch], left[self.batch :]
+            for _ in range(self.repeats):
+                for prompt_id in batch:
+                    yield from [self.row_of[prompt_id]] * self.copies
+
+
+class _Stages(TrainerCallback):  # type: ignore[misc]
+    """Runs the stages: before the first step, and after every `every`."""
+
+    def __init__(
+        self, trainer: Any, selector: StagedSelector, every: int, rows: Sequence[int], reward: Callable[..., Any]
+    ) -> None:
+        self.trainer, self.selector, self.every, self.reward = trainer, selector, every, reward
+        self.dataset = trainer.train_dataset.select(rows)  # in the order of the selector's pool
+        self.prompts: list[list[int]] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not self.selector.picks:
+            self._update()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step % self.every == 0 and state.global_step < state.max_steps:
+            self._update()
+
+    def _update(self) -> None:
+        trainer = self.trainer
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        policy = _policy(model, trainer.processing_class)
+        rollout = RolloutConfig(
+            temperature=trainer.temperature,
+            max_new_tokens=trainer.max_completion_length,
+            seed=self.selector.seed * 1_000_003 + self.selector.stage,
+        )
+        if not self.prompts:
+            self.prompts = [_encode(trainer, prompt) for prompt in self.dataset["prompt"]]
+        with LivePolicy(policy, self.prompts, self._judge, rollout=rollout, threshold=self.selector.threshold) as measurer:
+            self.selector.update(measurer)
+
+    def _judge(self, at: Sequence[int], texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> list[float]:
+        """Rewards as the trainer itself would ask for them; None, which TRL allows, is 0."""
+        rows = self.dataset[list(at)]
+        prompts = rows.pop("prompt")
+        chat = not isinstance(prompts[0], str)
+        completions = [[{"role": "assistant", "content": text}] if chat else text for text in texts]
+        rewards = self.reward(
+            prompts=prompts,
+            completions=completions,
+            completion_ids=[list(t) for t in tokens],
+            trainer_state=self.trainer.state,
+            log_extra=lambda *_: None,
+            log_metric=lambda *_: None,
+            **rows,
+        )
+        return [0.0 if reward is None else float(reward) for reward in rewards]
+
+
+def _check(trainer: Any, selector: StagedSelector, every: int, id_column: str, correct: int) -> None:
+    """Raise `PolicyError` for the first thing that does not fit."""
+    if trainer.accelerator.num_processes > 1:
+        raise PolicyError("a staged selection in TRL runs in one process: for several, use 'learnalign stage' between")
+    if every < 1:
+        raise PolicyError(f"every must be at least 1 step, found {every}")
+    if id_column not in getattr(trainer.train_dataset, "column_names", None) or []:
+        raise PolicyError(f"the training dataset needs a column {id_column!r} with the selector's ids")
+    ids = {str(prompt_id) for prompt_id in trainer.train_dataset[id_column]}
+    missing = next((prompt_id for prompt_id in selector.ids if prompt_id not in ids), None)
+    if missing is not None:
+        raise PolicyError(f"prompt {missing!r} of the selector is not in the training dataset")
+    if not isfunction(trainer.reward_funcs[correct]) or iscoroutinefunction(trainer.reward_funcs[correct]):
+        raise PolicyError(f"reward function {correct} must be a plain function: name the one that says what is correct")
+    batch = trainer.args.generation_batch_size // trainer.num_generations
+    if batch > selector.n:
+        raise PolicyError(f"a generation batch has {batch} prompts and the selector picks {selector.n}: pick more")
+
+
+def _observing(
+    reward: Callable[..., Any], trainer: Any, selector: StagedSelector, id_column: str
+) -> Callable[..., Any]:
+    """The reward function, whose rewards in training the selector also learns."""
+
+    @wraps(reward)
+    def observed(**arguments: Any) -> Any:
+        rewards = reward(**arguments)
+        if not trainer.model.training:
+            return rewards
+        ids = [str(prompt_id) for prompt_id in arguments[id_column]]
+        given = [(i, float(r)) for i, r in zip(ids, rewards, strict=True) if r is not None]
+        selector.observe([i for i, _ in given], [r for _, r in given])
+        return rewards
+
+    return observed
+
+
+def _policy(model: Any, tokenizer: Any) -> Policy:
+    """The trainer's model and tokenizer as a policy."""
+    eos = getattr(model.generation_config, "eos_token_id", None)
+    eos = tokenizer.eos_token_id if eos is None else eos
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return Policy(
+        name=str(model.config.name_or_path),
+        tokenizer=tokenizer,
+        pad_id=tokenizer.pad_token_id,
+        eos_ids=tuple(eos) if isinstance(eos, list | tuple) else (eos,),
+        context=context or 1 << 30,
+        instruction="",
+        plain_template="{problem}",
+        model=model,
+    )
+
+
+def _encode(trainer: Any, prompt: Any) -> list[int]:
+    tokenizer, options = trainer.processing_class, trainer.chat_template_kwargs
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True, **options)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
