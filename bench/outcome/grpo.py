@@ -126,6 +126,11 @@ def _sample(model: Any, prompts: Sequence[Tokens], copies: int, generator: torch
     return [whole[first : first + copies] for first in range(0, len(whole), copies)]
 
 
+def make_optimizer(model: Any) -> torch.optim.Optimizer:
+    """AdamW at a constant rate."""
+    return torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+
+
 def train_step(model: Any, optimizer: torch.optim.Optimizer, groups: Sequence[Group]) -> None:
     """One step on the groups of a batch; nothing happens where no group has an advantage."""
     responses = sum(len(group.responses) for group in groups)
