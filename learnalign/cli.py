@@ -44,6 +44,8 @@ Strategy = Annotated[
 Target = Annotated[
     str | None, typer.Option("--target", help="Pool file of a target set: align with it instead of with the pool.")
 ]
+RewardColumn = Annotated[str, typer.Option(help="Column of the logs with the reward.")]
+CorrectColumn = Annotated[str, typer.Option(help="Column of the logs that is above 0 where correct.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting, as section.key=value; see RUN/config.toml.")
 ]
@@ -173,8 +175,8 @@ def import_(
     select: Select = None,
     settings: Settings = None,
     config: ConfigFile = None,
-    reward_column: Annotated[str, typer.Option(help="Column of the logs with the reward.")] = "",
-    correct_column: Annotated[str, typer.Option(help="Column of the logs that is above 0 where correct.")] = "",
+    reward_column: RewardColumn = "",
+    correct_column: CorrectColumn = "",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -190,6 +192,43 @@ def import_(
         _show(opened, "rollout", as_json)
         if not as_json:
             print(f"go on with: learnalign run {run}")
+
+
+@app.command()
+def stage(
+    run: RunArgument,
+    policy: Annotated[str | None, typer.Option("--policy", "--model", help="Checkpoint that training is at.")] = None,
+    observed: Annotated[
+        list[Path] | None,
+        typer.Option("--observed", help="Rollouts of the training since the last stage: verl's rollout_data_dir, ..."),
+    ] = None,
+    pool: Pool = None,
+    select: Select = None,
+    settings: Settings = None,
+    config: ConfigFile = None,
+    reward_column: RewardColumn = "",
+    correct_column: CorrectColumn = "",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Staged selection: measure today's checkpoint where it pays, and write the next prompts to train on."""
+    with _reported(run):
+        from learnalign import staging
+        from learnalign.progress import Progress
+
+        asked = _config(run, config, _named(pool, policy, select, None, None), settings or [])
+        columns = {"reward_column": reward_column, "correct_column": correct_column}
+        result = staging.stage(run, asked, observed or [], Progress(quiet or as_json), **columns)
+        if as_json:
+            files = {"jsonl": str(result.files.jsonl), "parquet": str(result.files.parquet)}
+            print(json.dumps({"stage": result.stage, **files, **result.facts}))
+            return
+        facts = result.facts
+        print(
+            f"stage {result.stage}: {facts['responses']:,} responses of {facts['screened']:,} prompts and "
+            f"{facts['gradients']:,} gradients; {facts['score_above_zero']:,} prompts have a score > 0"
+        )
+        print(f"next to train on: {result.files.parquet} (and .jsonl)")
 
 
 @app.command()

@@ -176,6 +176,36 @@ class SelectConfig:
 
 
 @dataclass(frozen=True)
+class StageConfig:
+    """What one stage of a staged selection may spend (see `learnalign.staged`). By default about half of what 30 steps
+    of training on the picks cost."""
+
+    screened: float = 4.0
+    """Prompts that answer twice, as a multiple of select.n."""
+    completed: float = 2.0
+    """Prompts that answer rollout.responses times, as a multiple of select.n."""
+    explore: float = 0.25
+    """Share of the screened that are drawn at random."""
+    decay: float = 0.5
+    """What a verdict still counts after a further stage."""
+    memory: int = 2
+    """Stages for which a sketch is used."""
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` for the first setting that is out of range."""
+        rules = {
+            "completed": (self.completed >= 1, "at least 1"),
+            "screened": (self.screened >= self.completed, "at least as much as stage.completed"),
+            "explore": (0 <= self.explore <= 1, "from 0 to 1"),
+            "decay": (0 <= self.decay <= 1, "from 0 to 1"),
+            "memory": (self.memory >= 1, "at least 1"),
+        }
+        for name, (fine, rule) in rules.items():
+            if not fine:
+                raise ConfigError(f"stage.{name} must be {rule}, found {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of a run, in the order in which the stages use them."""
 
@@ -186,6 +216,7 @@ class Config:
     reward: RewardConfig = field(default_factory=RewardConfig)
     sketch: SketchConfig = field(default_factory=SketchConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
+    stage: StageConfig = field(default_factory=StageConfig)
 
     def __post_init__(self) -> None:
         _check_ranges(self)

@@ -85,6 +85,26 @@ def import_rollouts(
     return rundir.open_existing(directory)
 
 
+def logged_verdicts(
+    run: RunDir, logs: Iterable[str | Path], reward_column: str = "", correct_column: str = ""
+) -> tuple[list[str], list[bool]]:
+    """Of every logged response to a prompt of the run's pool: the prompt's id, and whether it was correct.
+
+    Where a log has rewards only, those from reward.threshold on are. Raises `LogError` for logs without rewards or
+    of another pool.
+    """
+    logged = list(read_logs(logs, reward_column, correct_column))
+    if _with_verifier(run.config, logged).reward.verifier != "imported":
+        raise LogError("the logs hold no rewards: they cannot tell what the policy has learned")
+    groups, _ = _matched(run, _grouped(logged), load_renderer(run.config.policy))
+    pairs = [(group.prompt_id, _correct(one, run.config)) for group in groups for one in group.responses]
+    return [prompt_id for prompt_id, _ in pairs], [correct for _, correct in pairs]
+
+
+def _correct(logged: Logged, config: Config) -> bool:
+    return logged.correct if logged.correct is not None else (logged.reward or 0.0) >= config.reward.threshold
+
+
 def _with_verifier(config: Config, logged: list[Logged]) -> Config:
     if not logged:
         raise LogError("the logs hold no responses")
@@ -292,7 +312,6 @@ def _write_part(run: RunDir, number: int, rows: list[tuple[Any, ...]]) -> None:
 
 def _write_history(run: RunDir, groups: list[Group]) -> None:
     """Success rates by step, as `pool.history` reads them, where the log spans several steps."""
-    threshold = run.config.reward.threshold
     steps = {one.step for group in groups for one in group.responses}
     if len(steps) < 2 or run.config.reward.verifier != "imported":
         return
@@ -300,7 +319,6 @@ def _write_history(run: RunDir, groups: list[Group]) -> None:
     for group in groups:
         visits: dict[int, list[bool]] = {}
         for one in group.responses:
-            correct = one.correct if one.correct is not None else (one.reward or 0.0) >= threshold
-            visits.setdefault(one.step, []).append(correct)
+            visits.setdefault(one.step, []).append(_correct(one, run.config))
         histories[group.prompt_id] = [sum(visits[step]) / len(visits[step]) for step in sorted(visits)]
     durable.write_json(run.path / HISTORY, histories)

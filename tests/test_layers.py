@@ -23,6 +23,7 @@ FLOORS: list[set[str]] = [
     {"stages"},
     {"pipeline"},
     {"demo", "importing"},
+    {"staging"},
     {"cli"},
     {"__init__"},
 ]

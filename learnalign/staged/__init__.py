@@ -13,7 +13,8 @@ This package does not train.
 
 from __future__ import annotations
 
+from learnalign.config import StageConfig
 from learnalign.staged.measurer import Measurer
-from learnalign.staged.selector import StagedSelector, StageSettings
+from learnalign.staged.selector import StagedSelector
 
-__all__ = ["Measurer", "StageSettings", "StagedSelector"]
+__all__ = ["Measurer", "StageConfig", "StagedSelector"]

@@ -59,6 +59,7 @@ class Folder:
             if about["pool"] != self._digest:
                 raise RunError(f"{self.path} holds the stages of another pool: name another directory")
             state = _state(folder, about)
+            _drop_torn_line(folder / "observed.jsonl")
             for line in _lines(folder / "observed.jsonl"):
                 state.history.add(np.array(line["prompts"], np.int64), line["correct"], 1)
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
@@ -67,7 +68,7 @@ class Folder:
 
     def write(self, state: State) -> None:
         """Make `state` the last one. Raises `RunError` where the disk refuses."""
-        folder = self.path / f"stage-{state.stage:04d}"
+        folder = self._stage(state.stage)
         partial = folder.with_name(folder.name + durable.PARTIAL)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
@@ -84,15 +85,22 @@ class Folder:
             if older != folder:
                 shutil.rmtree(older)
 
+    def noted(self, stage: int) -> bool:
+        """Whether a whole line of verdicts came after `stage`."""
+        return bool(_lines(self._stage(stage) / "observed.jsonl"))
+
     def note(self, stage: int, prompts: Integers, correct: npt.NDArray[np.bool_]) -> None:
         """Append verdicts that came after `stage`."""
         if stage == 0:
             raise RunError("nothing can be observed before the first stage: call update first")
         line = json.dumps({"prompts": prompts.tolist(), "correct": correct.astype(int).tolist()})
-        with (self.path / f"stage-{stage:04d}" / "observed.jsonl").open("a") as file:
+        with (self._stage(stage) / "observed.jsonl").open("a") as file:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def _stage(self, number: int) -> Path:
+        return self.path / f"stage-{number:04d}"
 
 
 def _state(folder: Path, about: dict[str, Any]) -> State:
@@ -123,9 +131,11 @@ def _prompts(state: State) -> pa.Table:
     )
 
 
+def _drop_torn_line(path: Path) -> None:
+    """Cut off what a kill left of the last line, so that the next one does not continue it."""
+    if path.exists():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+
+
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Whole lines; a kill may have torn the last."""
-    if not path.exists():
-        return []
-    whole, _, _ = path.read_text().rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines()]
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

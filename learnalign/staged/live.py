@@ -93,9 +93,7 @@ class LivePolicy:
     def sketch(self, prompts: Integers) -> tuple[Integers, npt.NDArray[Any]]:
         """See `Measurer.sketch`."""
         differ = np.array([k for k in prompts.tolist() if len(set(self._answers[k].rewards)) > 1], np.int64)
-        groups = [
-            Group(self.prompts[k], self._answers[k].responses, self._answers[k].rewards) for k in differ.tolist()
-        ]
+        groups = [Group(self.prompts[k], self._answers[k].responses, self._answers[k].rewards) for k in differ.tolist()]
         sketcher = Sketcher(
             self.policy.model,
             dimension=self.dimension,

@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from learnalign.config import StageConfig
 from learnalign.errors import ArrayError
 from learnalign.rows import Integers
 from learnalign.staged.folder import Folder
@@ -36,45 +36,14 @@ FIRST = 2
 """Responses that decide which prompts answer the rest of their group."""
 
 
-@dataclass(frozen=True)
-class StageSettings:
-    """How a stage spends what it may. By default about half of what 30 steps of training on the picks cost."""
-
-    responses: int = 8
-    """G, responses of a prompt that gives a gradient."""
-    screened: float = 4.0
-    """Prompts that answer twice, as a multiple of n."""
-    completed: float = 2.0
-    """Prompts that answer G times, as a multiple of n."""
-    explore: float = 0.25
-    """Share of the screened that are drawn at random."""
-    decay: float = 0.5
-    """What a verdict still counts after a further stage."""
-    memory: int = 2
-    """Stages for which a sketch is used."""
-
-    def __post_init__(self) -> None:
-        """Raise `ArrayError` for the first setting that is out of range."""
-        rules = {
-            "responses": (self.responses > FIRST, f"more than {FIRST}"),
-            "completed": (self.completed >= 1, "at least 1"),
-            "screened": (self.screened >= self.completed, "at least as much as completed"),
-            "explore": (0 <= self.explore <= 1, "from 0 to 1"),
-            "decay": (0 <= self.decay <= 1, "from 0 to 1"),
-            "memory": (self.memory >= 1, "at least 1"),
-        }
-        for name, (fine, rule) in rules.items():
-            if not fine:
-                raise ArrayError(f"{name} must be {rule}, found {getattr(self, name)}")
-
-
 class StagedSelector:
     """Keeps what is known of a pool while a policy trains on it, and picks prompts again and again.
 
-    pool: [N] ids of the prompts, all different. n: how many are picked. settings: see `StageSettings`. seed: of what
-    is drawn. directory: where the state is kept, so that it survives a kill; one that holds a state is taken up.
-    threshold: the reward from which on a response counts as correct.
-    Raises `ArrayError` for ids that repeat or an n outside 1..N, `RunError` for the directory of another pool.
+    pool: [N] ids of the prompts, all different. n: how many are picked. responses: G, of a prompt that gives a
+    gradient. settings: what a stage may spend. seed: of what is drawn. directory: where the state is kept, so that it
+    survives a kill; one that holds a state is taken up. threshold: the reward from which on a response is correct.
+    Raises `ArrayError` for ids that repeat, an n outside 1..N or too small a G, `RunError` for the directory of another
+    pool.
     """
 
     def __init__(
@@ -82,7 +51,8 @@ class StagedSelector:
         pool: Sequence[str],
         n: int,
         *,
-        settings: StageSettings = StageSettings(),
+        responses: int = 8,
+        settings: StageConfig | None = None,
         seed: int = 0,
         directory: str | Path | None = None,
         threshold: float = 1.0,
@@ -93,7 +63,12 @@ class StagedSelector:
             raise ArrayError(f"the ids of a pool must all differ: {len(self.ids) - len(self._at):,} repeat")
         if not 1 <= operator.index(n) <= len(self.ids):
             raise ArrayError(f"n (how many prompts to pick) must lie between 1 and {len(self.ids)}, found {n}")
-        self.n, self.settings, self.seed, self.threshold = n, settings, seed, threshold
+        if responses <= FIRST:
+            raise ArrayError(
+                f"responses must be more than the {FIRST} that all screened prompts give, found {responses}"
+            )
+        self.n, self.responses, self.seed, self.threshold = n, responses, seed, threshold
+        self.settings = settings or StageConfig()
         self._folder = None if directory is None else Folder(Path(directory), self.ids)
         self.state: State = (self._folder and self._folder.read()) or first_state(len(self.ids))
 
@@ -106,6 +81,11 @@ class StagedSelector:
     def picks(self) -> list[str]:
         """Ids of the last stage's picks, in the order in which they were drawn."""
         return [self.ids[k] for k in self.state.picked.tolist()]
+
+    @property
+    def observed(self) -> bool:
+        """Whether a directory holds verdicts that came after the last stage."""
+        return self._folder is not None and self._folder.noted(self.stage)
 
     def observe(self, ids: Sequence[str], rewards: Sequence[float]) -> None:
         """Count responses that the training itself has sampled: a prompt's id and a reward for each.
@@ -130,11 +110,12 @@ class StagedSelector:
         The selector changes only when all of it is done, and with a directory its new state is on the disk first.
         """
         settings, rng = self.settings, np.random.default_rng([self.seed, self.stage])
+        rest = self.responses - FIRST
         history = self.state.history.aged(settings.decay)
         screened = self._screened(history, rng)
         history.add(screened, policy.respond(screened, FIRST), FIRST)
         completed = np.sort(_largest(history.promise(), screened, round(settings.completed * self.n)))
-        history.add(completed, policy.respond(completed, settings.responses - FIRST), settings.responses - FIRST)
+        history.add(completed, policy.respond(completed, rest), rest)
         learnable, phi = policy.sketch(completed)
         sketches = self.state.sketches.renewed(learnable, phi, self.stage, settings.memory)
         value = history.promise()
@@ -142,7 +123,7 @@ class StagedSelector:
         score[sketches.prompts] = sketches.scores(value)
         facts = Facts(
             screened=len(screened),
-            responses=FIRST * len(screened) + (settings.responses - FIRST) * len(completed),
+            responses=FIRST * len(screened) + rest * len(completed),
             gradients=len(learnable),
             score_above_zero=int(np.count_nonzero(score > 0)),
         )
@@ -156,7 +137,7 @@ class StagedSelector:
         """Positions of the prompts that answer twice, rising."""
         size = len(self.ids)
         count = min(size, round(self.settings.screened * self.n))
-        unknown = np.flatnonzero(history.responses < self.settings.responses)
+        unknown = np.flatnonzero(history.responses < self.responses)
         by_promise = _largest(history.promise(), rng.permutation(unknown), count - round(self.settings.explore * count))
         others = np.setdiff1d(np.arange(size), by_promise)
         drawn = rng.choice(others, min(len(others), count - len(by_promise)), replace=False)

@@ -113,7 +113,9 @@ class _Stages(TrainerCallback):  # type: ignore[misc]
         )
         if not self.prompts:
             self.prompts = [_encode(trainer, prompt) for prompt in self.dataset["prompt"]]
-        with LivePolicy(policy, self.prompts, self._judge, rollout=rollout, threshold=self.selector.threshold) as measurer:
+        with LivePolicy(
+            policy, self.prompts, self._judge, rollout=rollout, threshold=self.selector.threshold
+        ) as measurer:
             self.selector.update(measurer)
 
     def _judge(self, at: Sequence[int], texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> list[float]:
@@ -140,7 +142,7 @@ def _check(trainer: Any, selector: StagedSelector, every: int, id_column: str, c
         raise PolicyError("a staged selection in TRL runs in one process: for several, use 'learnalign stage' between")
     if every < 1:
         raise PolicyError(f"every must be at least 1 step, found {every}")
-    if id_column not in getattr(trainer.train_dataset, "column_names", None) or []:
+    if id_column not in trainer.train_dataset.column_names:
         raise PolicyError(f"the training dataset needs a column {id_column!r} with the selector's ids")
     ids = {str(prompt_id) for prompt_id in trainer.train_dataset[id_column]}
     missing = next((prompt_id for prompt_id in selector.ids if prompt_id not in ids), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -50,9 +51,15 @@ def inputs(run: RunDir) -> dict[str, Any]:
 
 def execute(run: RunDir, progress: Progress) -> Outcome:
     """Judge the parts that are not judged yet."""
+    parts = sorted((run.path / "rollouts").glob("part-*.parquet"))
+    total, notes = judge_parts(run, parts, progress)
+    return Outcome(total, notes=[*notes, *_notes(run)])
+
+
+def judge_parts(run: RunDir, parts: Sequence[Path], progress: Progress) -> tuple[int, list[str]]:
+    """Write the verdicts of the parts that have none; all the responses there are, and what the judge has to say."""
     folder = run.path / "rewards"
     folder.mkdir(exist_ok=True)
-    parts = sorted((run.path / "rollouts").glob("part-*.parquet"))
     counts = [pq.read_metadata(part).num_rows for part in parts]
     todo = [k for k, part in enumerate(parts) if not (folder / part.name).exists()]
     total = sum(counts)
@@ -72,8 +79,7 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
             )
             durable.write_parquet(folder / parts[k].name, table)
             advance(len(verdicts))
-        notes = judging.notes() if todo else []
-    return Outcome(total, notes=[*notes, *_notes(run)])
+        return total, judging.notes() if todo else []
 
 
 class _Judging(NamedTuple):

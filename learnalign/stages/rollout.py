@@ -6,7 +6,9 @@ its verdicts (see `learnalign.rollout.allocation`). Which round is next follows 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,13 +77,13 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
     folder = run.path / "rollouts"
     folder.mkdir(exist_ok=True)
     renderer = load_renderer(run.policy)
-    prompts, skipped = _prompts(run, renderer)
+    prompts, skipped = tokenized(run, renderer)
     sampled, correct = np.zeros(len(prompts), np.int64), np.zeros(len(prompts), np.int64)
     facts = {"name": renderer.name, "digest": policy_digest(renderer.name), **run.record(NAME).get("policy", {})}
     row_of = {prompt.prompt_id: row for row, prompt in enumerate(prompts)}
     for number in range(rounds(config)):
         now = next_round(config, _keep(run), number, sampled, correct)
-        facts |= _sample_round(run, progress, renderer, prompts, sampled, now, number)
+        facts |= sample_round(run, progress, renderer, prompts, sampled, now, number)
         sampled = sampled + now.wanted
         if number == rounds(config) - 1:
             break
@@ -107,7 +109,7 @@ def _keep(run: RunDir) -> int:
     return run.config.rollout.keep or 2 * run.config.select.n
 
 
-def _prompts(run: RunDir, renderer: Renderer) -> tuple[list[Prompt], list[tuple[str, str]]]:
+def tokenized(run: RunDir, renderer: Renderer) -> tuple[list[Prompt], list[tuple[str, str]]]:
     """Prompts as token ids, and those that do not fit with the reason."""
     room = renderer.context - run.config.rollout.max_new_tokens
     prompts, skipped = [], []
@@ -128,7 +130,7 @@ def _prompts(run: RunDir, renderer: Renderer) -> tuple[list[Prompt], list[tuple[
     return prompts, skipped
 
 
-def _sample_round(
+def sample_round(
     run: RunDir,
     progress: Progress,
     renderer: Renderer,
@@ -174,6 +176,11 @@ def _verdicts(run: RunDir, number: int, row_of: dict[str, int]) -> Counts | None
     parts = [run.path / "rewards" / part.name for part in parts_of(run.path / "rollouts", number)]
     if not judged or not all(part.exists() for part in parts):
         return None if parts else np.zeros(len(row_of), np.int64)
+    return correct_of(parts, row_of)
+
+
+def correct_of(parts: Sequence[Path], row_of: Mapping[str, int]) -> Counts:
+    """[len(row_of)] correct responses of every prompt in these parts of verdicts; row_of: prompt id to place."""
     correct = np.zeros(len(row_of), np.int64)
     for part in parts:
         rows = pq.read_table(part, columns=["prompt_id", "correct"])
