@@ -62,7 +62,8 @@ def test_steps_are_those_of_trl(tmp_path: Path) -> None:
         right,
         trl.GRPOConfig(
             str(tmp_path),
-            learning_rate=grpo.LEARNING_RATE,
+            optim="sgd",  # Adam divides by a gradient's size: where that is near 0, rounding decides the sign of a step
+            learning_rate=0.1,
             lr_scheduler_type="constant",
             max_grad_norm=grpo.CLIP_NORM,
             num_generations=grpo.RESPONSES,
@@ -81,14 +82,13 @@ def test_steps_are_those_of_trl(tmp_path: Path) -> None:
     )
     trainer.train()
     ours = deepcopy(start).train()
-    optimizer = grpo.make_optimizer(ours)
+    optimizer = torch.optim.SGD(ours.parameters(), lr=0.1)
     for groups in batches[:STEPS]:
         assert any(group.mixed for group in groups)
         grpo.train_step(ours, optimizer, groups)
     moved = (weights(trainer.model) - weights(start)).norm()
-    assert moved > 1e-3
-    # Adam divides by the root of a gradient's square: where that is near 0, rounding decides the sign of a step.
-    assert (weights(trainer.model) - weights(ours)).norm() < 0.02 * moved
+    assert moved > 0.05
+    assert (weights(trainer.model) - weights(ours)).norm() < 1e-3 * moved
 
 
 def test_a_step_has_the_gradient_of_every_response_run_by_itself(encoded: list[grpo.Encoded]) -> None:
@@ -138,7 +138,8 @@ def test_the_noisy_pool_has_wrong_answers_that_the_habit_gives_and_coins() -> No
 
 def test_habit_rates_stay_rates() -> None:
     rates = [rate for seed in range(20) for levels in jittered(Random(seed)).values() for rate in levels]
-    assert min(rates) == 0 and 0.9 < max(rates) < 1
+    assert min(rates) == 0
+    assert 0.9 < max(rates) < 1
 
 
 def curve(*points: tuple[int, float, int, int]) -> dict[str, Any]:

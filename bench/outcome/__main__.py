@@ -3,19 +3,19 @@
 A small policy with latent skill and wrong habits is trained with GRPO on prompts that each arm chooses from a pool of
 1,000: `clean`, or `noisy` with 20 % wrong reference answers that look learnable and 10 % coins to guess. Arms, fixed
 before the first run: the full pool; 100 prompts chosen once: random, random among 0 < p < 1, band, aligned, top,
-greedy; chosen again every 30 steps: random, band, aligned, top, greedy; and staged selection. Equal batches of 16 prompts
-x 8 responses, AdamW 1e-4, gradients clipped at norm 1.
+greedy; chosen again every 30 steps: random, band, aligned, top, greedy; and staged selection. Equal batches of 16
+prompts x 8 responses, AdamW 1e-4, gradients clipped at norm 1.
 
 Judged on held-out problems with right answers: the exact probability that a response at temperature 1 is right (one
 teacher-forced pass, no noise of sampling), and greedy accuracy. Two comparisons with the full pool: after equal steps;
-and when equal numbers of response tokens have been sampled and propagated back, those of selecting included. A pair is a
-policy, a pool and held-out problems of its own; policies share their phase of skill (see `policies`). Errors are
+and when equal numbers of response tokens have been sampled and propagated back, those of selecting included. A pair is
+a policy, a pool and held-out problems of its own; policies share their phase of skill (see `policies`). Errors are
 standard errors over pairs.
 
     python -m bench.outcome [FOLDER]        (--quick: small sizes that show that it runs)
 
-Every run's result is a file in FOLDER; a command that was stopped goes on there. Writes FOLDER/outcome.png. The last line
-is one JSON object.
+Every run's result is a file in FOLDER; a command that was stopped goes on there. Writes outcome.png beside them. The
+last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def same_size(folder: Path, size: Size) -> None:
     path, wanted = folder / "size.json", json.dumps(size._asdict(), indent=2)
     folder.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.read_text() != wanted:
-        sys.exit(f"bench.outcome: {folder} holds results of another size (size.json): name another folder, or delete it")
+        sys.exit(f"bench.outcome: {folder} holds results of another size (size.json): name another, or delete it")
     path.write_text(wanted)
 
 

@@ -22,7 +22,8 @@ from bench.outcome import grpo
 from bench.outcome.measuring import Cost, Integers, Live, Measured, measure
 from bench.outcome.policies import load_policy
 from bench.outcome.pools import Prompt, make_pool
-from learnalign.staged import StagedSelector, StageSettings
+from learnalign.config import StageConfig
+from learnalign.staged import StagedSelector
 
 
 class Size(NamedTuple):
@@ -37,6 +38,8 @@ class Size(NamedTuple):
     steps: int = 80
     every: int = 30
     """Steps between two selections of an arm that selects again."""
+    stage: int = 30
+    """Steps between two stages of the staged arm."""
     evaluated: int = 10
     """Steps between two evaluations."""
     batch: int = 16
@@ -59,7 +62,7 @@ ARMS: dict[str, Arm] = {
 }
 UNMEASURED, SAMPLED_ONLY = ("full", "random"), ("learnable", "band")
 """Strategies that measure nothing, and those that need success rates only."""
-STAGED = StageSettings()
+STAGED = StageConfig()
 SECOND_DRAW = 10_000
 """Added to a cell's seed for the draw that overlaps are measured with."""
 
@@ -163,9 +166,10 @@ def run(name: str, cell: Cell) -> dict[str, Any]:
     curve, chosen, mixed = [_point(0, cell.start_score, training, Cost())], [], []
     batches: Iterator[Integers] = iter(())
     overlap = None
+    every = size.stage if arm.strategy == "staged" else size.every
     for step in range(size.steps):
-        if step == 0 or (arm.again and step % size.every == 0):
-            picks = chooser.choose(model, step // size.every)
+        if step == 0 or (arm.again and step % every == 0):
+            picks = chooser.choose(model, step // every)
             batches = _batches(picks, size.batch, np.random.default_rng([cell.seed, step]))
             if step == 0 and arm.strategy != "full":  # would other responses, and other chance, choose the same?
                 overlap = float(np.isin(picks, Chooser(arm, cell, cell.seed + SECOND_DRAW).choose(model, 0)).mean())
@@ -217,7 +221,16 @@ def _describe(picks: Integers, pool: Sequence[Prompt], p: torch.Tensor) -> dict[
 
 FULL_SIZE = Size(pairs=(0, 1, 2, 3), seeds=(0, 1))
 QUICK_SIZE = Size(
-    pairs=(0, 1), seeds=(0,), pool=300, picks=30, held_out=140, steps=20, every=10, evaluated=5, habit_steps=150
+    pairs=(0, 1),
+    seeds=(0,),
+    pool=300,
+    picks=30,
+    held_out=140,
+    steps=20,
+    every=10,
+    stage=10,
+    evaluated=5,
+    habit_steps=150,
 )
 
 

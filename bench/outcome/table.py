@@ -6,6 +6,7 @@ Seeds are averaged within a pair; a pair is one observation. Differences to `ful
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,7 +51,7 @@ def curve_over_tokens(result: Result) -> tuple[list[float], list[float]]:
     """Tokens spent and pass probability, with a flat piece wherever something was selected."""
     points = result["curve"]
     spent, passed = [0.0], [points[0]["passed"]]
-    for before, after in zip(points, points[1:], strict=False):
+    for before, after in pairwise(points):
         selecting = tokens(after, "selecting") - tokens(before, "selecting")
         if selecting:
             spent.append(spent[-1] + selecting)
