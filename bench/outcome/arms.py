@@ -146,8 +146,7 @@ class Chooser:
         if stage == 0:
             return self.cell.first if self.seed == self.cell.seed else self.cell.second
         gradients = self.arm.strategy not in SAMPLED_ONLY
-        found = measure(model, self.cell.encoded, self.seed + 1000 * stage, gradients)
-        return found if gradients else found._replace(phi=self.cell.first.phi)  # the band looks at no gradient
+        return measure(model, self.cell.encoded, self.seed + 1000 * stage, gradients)
 
     def observe(self, picks: Integers, groups: Sequence[grpo.Group]) -> None:
         """What training itself sampled."""

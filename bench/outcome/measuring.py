@@ -78,7 +78,7 @@ class Measured(NamedTuple):
     success_rate: npt.NDArray[np.float64]
     """[N] share of right responses of `grpo.RESPONSES`."""
     phi: npt.NDArray[np.float32]
-    """[N, d], zero where there is no gradient."""
+    """[N, d], zero where there is no gradient; [N, 1], all 1, where none was asked for."""
     cost: Cost
 
 
@@ -86,7 +86,7 @@ def measure(model: Any, pool: Sequence[grpo.Encoded], seed: int, gradients: bool
     """Responses of every prompt, and, if asked for, the gradients of all that have one."""
     live = Live(model, pool, torch.Generator().manual_seed(seed), Cost())
     rate = live.respond(np.arange(len(pool)), grpo.RESPONSES) / grpo.RESPONSES
-    phi = np.zeros((len(pool), DIMENSION if gradients else 0), np.float32)
+    phi = np.zeros((len(pool), DIMENSION), np.float32) if gradients else np.ones((len(pool), 1), np.float32)
     if gradients:
         rows, found = live.sketch(np.arange(len(pool)))
         phi[rows] = found
