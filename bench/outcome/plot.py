@@ -26,12 +26,16 @@ COLORS = {
     "staged": "tab:red",
 }
 
+SHOWN = 2.0
+"""Tokens shown, as a multiple of what the full pool takes for all steps (the dotted line)."""
+
 
 def plot(results: Results, path: Path) -> None:
     """Write the figure: a row a pool; means over pairs and seeds; dashed arms choose once."""
     figure, axes = plt.subplots(len(POOLS), 2, figsize=(11, 8), sharey="row", layout="constrained")
     for (by_steps, by_tokens), pool in zip(axes, POOLS, strict=True):
-        end = np.mean([tokens(r["curve"][-1]) for pair in results[pool, "full"].values() for r in pair])
+        full = np.mean([tokens(r["curve"][-1]) for pair in results[pool, "full"].values() for r in pair])
+        by_tokens.axvline(full / 1000, color="black", linewidth=0.8, linestyle=":")
         for arm, (strategy, again) in ARMS.items():
             if (pool, arm) not in results:
                 continue
@@ -44,13 +48,13 @@ def plot(results: Results, path: Path) -> None:
             }
             steps = [point["step"] for point in runs[0]["curve"]]
             by_steps.plot(steps, np.mean([[p["passed"] for p in r["curve"]] for r in runs], axis=0), **style)
-            grid = np.linspace(0, end, 200)
+            grid = np.linspace(0, SHOWN * full, 400)
             curves = [np.interp(grid, *curve_over_tokens(r), right=np.nan) for r in runs]
             by_tokens.plot(grid / 1000, np.mean(curves, axis=0), **style)
         by_steps.set(title=f"{pool} pool, equal steps", xlabel="GRPO steps", ylabel="held-out pass probability")
         by_tokens.set(
             title=f"{pool} pool, equal compute",
-            xlabel="thousand response tokens, sampled and propagated back, selecting included",
+            xlabel="thousand response tokens (sampled + propagated back, selecting included)",
         )
         for axis in (by_steps, by_tokens):
             axis.grid(alpha=0.3)
