@@ -72,6 +72,7 @@ def test_steps_are_those_of_trl(tmp_path: Path) -> None:
             max_steps=STEPS,
             loss_type="grpo",
             use_cpu=True,
+            bf16=False,
             report_to="none",
             save_strategy="no",
             disable_tqdm=True,

@@ -35,7 +35,7 @@ class Size(NamedTuple):
     pool: int = 1000
     picks: int = 100
     held_out: int = 560
-    steps: int = 80
+    steps: int = 60
     every: int = 30
     """Steps between two selections of an arm that selects again."""
     stage: int = 30
@@ -63,6 +63,7 @@ ARMS: dict[str, Arm] = {
 UNMEASURED, SAMPLED_ONLY = ("full", "random"), ("learnable", "band")
 """Strategies that measure nothing, and those that need success rates only."""
 STAGED = StageConfig()
+"""The package's defaults. What was tried beside them is told in `bench.outcome.__main__`."""
 SECOND_DRAW = 10_000
 """Added to a cell's seed for the draw that overlaps are measured with."""
 
