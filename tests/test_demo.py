@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -204,7 +205,7 @@ def test_training_learns() -> None:
     tokenizer = train.make_tokenizer()
     recipe = replace(TINY, hidden=32, batch=16, skill_steps=150)
     model = train.make_model(tokenizer, recipe)
-    loss = train.fit(model, tokenizer, recipe, Random(0), habits=False)
+    loss = train.fit(model, tokenizer, recipe, partial(train.demonstrate, rng=Random(0), habits=False), habits=False)
     assert loss < math.log(10)  # a model that knew only that answers are digits would end here
 
 

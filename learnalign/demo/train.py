@@ -13,8 +13,9 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -108,21 +109,30 @@ def encode(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]])
     return ids, torch.where(visible, ids, -100)
 
 
-def demonstrate(count: int, rng: Random, habits: bool) -> list[tuple[str, str]]:
-    """`count` (problem, response) pairs: right answers, or with `habits` the wrong ones at `HABIT_RATE`."""
+def demonstrate(
+    count: int, rng: Random, habits: bool, rates: Mapping[str, Sequence[float]] = HABIT_RATE
+) -> list[tuple[str, str]]:
+    """`count` (problem, response) pairs: right answers, or with `habits` the wrong ones at `rates`."""
     pairs = []
     for _ in range(count):
         family, level = rng.choices(CELLS, EMPHASIS)[0]
         problem = draw(family, level, rng)
-        flawed = habits and rng.random() < HABIT_RATE[family][level - 1]
+        flawed = habits and rng.random() < rates[family][level - 1]
         pairs.append((problem.text, problem.habit if flawed else problem.answer))
     return pairs
 
 
 def fit(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, rng: Random, habits: bool
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    recipe: Recipe,
+    show: Callable[[int], list[tuple[str, str]]],
+    habits: bool,
 ) -> float:
-    """One phase of supervised training in place (warm-up, linear decay); returns the last batch's loss."""
+    """One phase of supervised training in place (warm-up, linear decay); returns the last batch's loss.
+
+    show(count) gives so many (problem, response) pairs; steps and rate are those of the skill or the habit phase.
+    """
     steps, peak = (recipe.habit_steps, recipe.habit_rate) if habits else (recipe.skill_steps, recipe.skill_rate)
     matrices = [w for name, w in model.named_parameters() if "layers" in name and w.ndim == 2]
     others = [w for name, w in model.named_parameters() if "layers" not in name or w.ndim != 2]
@@ -138,7 +148,7 @@ def fit(
     model.train()
     start, value = time.perf_counter(), float("nan")
     for step in range(1, steps + 1):
-        pairs = sorted(demonstrate(recipe.batch, rng, habits), key=lambda pair: len(pair[0]) + len(pair[1]))
+        pairs = sorted(show(recipe.batch), key=lambda pair: len(pair[0]) + len(pair[1]))
         model.zero_grad()
         value, short = 0.0, recipe.batch * 3 // 4
         for part in (pairs[:short], pairs[short:]):  # apart, since padding all to the longest wastes a third
@@ -205,7 +215,7 @@ def train(out: Path, seed: int = 0, recipe: Recipe = Recipe()) -> LlamaForCausal
     model = make_model(tokenizer, recipe)
     problems = distinct(recipe.examined, seed=seed + 1_000_000)
     for habits in (False, True):
-        fit(model, tokenizer, recipe, rng, habits)
+        fit(model, tokenizer, recipe, partial(demonstrate, rng=rng, habits=habits), habits)
         print(describe(problems, sample(model, tokenizer, problems)), flush=True)
     model.generation_config = GenerationConfig(
         do_sample=True,
