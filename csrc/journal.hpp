@@ -70,6 +70,7 @@ struct ShardIndex {
     std::vector<Block> blocks;  // in the order of their rows, none overlapping another
     RowTable table;             // their rows, in that order
     bool closed = false;        // ends in a closing record, and nothing is damaged or was dropped
+    uint32_t records_crc = 0;   // of everything before the closing record, where it is closed
     bool header_valid = false;
     std::vector<BadBytes> bad;  // bytes behind the header that are no valid record
     uint64_t file_bytes = 0;
@@ -95,6 +96,9 @@ ShardIndex read_index(const File& file, const ShardShape& expected);
 // Puts a new index in the place of `old`, with the header and the records of `blocks` in their order: whole
 // or not at all. It is locked before anyone else can open it.
 File rewrite_index(const File& old, const ShardIndex& index);
+
+// CRC-32C of a file's bytes [begin, end).
+uint32_t crc32c_of(const File& file, uint64_t begin, uint64_t end, const Poll& poll);
 
 // Numbers of the blocks from number `first` on whose bytes in the data file do not match their checksum.
 std::vector<size_t> damaged_blocks(const File& data, const ShardIndex& index, size_t first, const Poll& poll);

@@ -163,7 +163,7 @@ def digest(path: Path) -> str:
     if path.is_file():
         return durable.sha256_file(path)
     total = hashlib.sha256()
-    for file in sorted(p for p in path.iterdir() if p.is_file() and p.suffix != ".npy"):
+    for file in sorted(p for p in path.iterdir() if p.is_file() and p.suffix not in (".npy", ".sum")):
         total.update(f"{file.name}\0{durable.sha256_file(file)}\n".encode())
     return total.hexdigest()
 
