@@ -242,7 +242,7 @@ std::vector<std::pair<uint64_t, uint64_t>> bad_bytes_of(const Shard& shard) {
 
 std::optional<Doubles> total_of(const Shard& shard, const std::string& sum_path) {
     if (!shard.index.closed) return std::nullopt;
-    const auto total = read_sum(sum_path, shard.index.shape.dimension, shard.index.records_crc);
+    const auto total = read_sum(sum_path, shard.index.shape.dimension, shard.index.digest);
     if (!total) return std::nullopt;
     return array_of(*total);
 }

@@ -17,7 +17,6 @@ constexpr char index_magic[] = "LALIGNIX";
 constexpr uint32_t block_magic = 0x314b4c42;    // "BLK1"
 constexpr uint32_t closing_magic = 0x31444e45;  // "END1"
 constexpr size_t record_head_bytes = 32;
-constexpr size_t closing_bytes = record_head_bytes + 8;
 constexpr size_t entry_bytes = 8 + 8 + 4 + 4;  // success rate, norm, scale, length of the id
 constexpr size_t crc_bytes = 4;
 constexpr uint64_t largest_dimension = uint64_t{1} << 31;
@@ -203,12 +202,16 @@ std::string block_record(const RowTable& block, uint64_t first_row, uint32_t dat
 }
 
 std::string closing_record(uint64_t end_row, uint32_t header_crc) {
-    const RecordHead head{closing_magic, header_crc, closing_bytes, end_row, 0};
+    const RecordHead head{closing_magic, header_crc, record_head_bytes + 8, end_row, 0};
     std::string record;
     append(record, &head, sizeof(head));
-    record.resize(closing_bytes - crc_bytes, '\0');
+    record.resize(record_head_bytes + 8 - crc_bytes, '\0');
     seal(record);
     return record;
+}
+
+uint32_t extend_digest(uint32_t digest, const void* end) {
+    return crc32c(static_cast<const uint8_t*>(end) - crc_bytes, crc_bytes, digest);
 }
 
 void RowTable::append(const RowTable& other, uint64_t begin, uint64_t end) {
@@ -322,7 +325,7 @@ void walk_records(const uint8_t* base, uint64_t size, ShardIndex& index) {
     if (!ends_closed) return;
     const std::string header = data_header(index.end_row(), index.shape.dimension, index.shape.dtype);
     index.closed = closing_row == index.end_row() && closing_crc == crc32c(header.data(), header.size());
-    if (!index.closed) index.bad.push_back({size - closing_bytes, size});
+    if (!index.closed) index.bad.push_back({size - record_head_bytes - 8, size});
 }
 
 }  // namespace
@@ -350,12 +353,13 @@ ShardIndex read_index(const File& file, const ShardShape& expected) {
                         " is no sketch index: its first 64 bytes are damaged and no record follows, "
                         "or it is another file; restore it or delete the store");
     }
+    index.digest = extend_digest(0, base + index_header_bytes);
     for (const Block& block : index.blocks) {
         const RecordHead head = get<RecordHead>(base + block.record_begin);
         take_rows(base + block.record_begin, head, index.table);
+        index.digest = extend_digest(index.digest, base + block.record_end);
     }
     index.closed = index.closed && index.header_valid && index.bad.empty();
-    if (index.closed) index.records_crc = crc32c(bytes.data(), bytes.size() - closing_bytes);
     return index;
 }
 
@@ -376,27 +380,23 @@ File rewrite_index(const File& old, const ShardIndex& index) {
     return file;
 }
 
-uint32_t crc32c_of(const File& file, uint64_t begin, uint64_t end, const Poll& poll) {
-    std::vector<uint8_t> buffer(std::min<uint64_t>(end - begin, uint64_t{1} << 20));
-    uint32_t crc = 0;
-    while (begin < end) {
-        const auto part = static_cast<size_t>(std::min<uint64_t>(end - begin, buffer.size()));
-        file.read_at(begin, buffer.data(), part);
-        crc = crc32c(buffer.data(), part, crc);
-        begin += part;
-        poll();
-    }
-    return crc;
-}
-
 std::vector<size_t> damaged_blocks(const File& data, const ShardIndex& index, size_t first,
                                    const Poll& poll) {
     std::vector<size_t> damaged;
-    const uint64_t row_bytes = index.shape.row_bytes();
+    std::vector<uint8_t> buffer(size_t{1} << 20);
     for (size_t b = first; b < index.blocks.size(); ++b) {
         const Block& block = index.blocks[b];
-        const uint32_t crc = crc32c_of(data, data_header_bytes + block.place.first * row_bytes,
-                                       data_header_bytes + block.place.end * row_bytes, poll);
+        uint64_t offset = data_header_bytes + block.place.first * index.shape.row_bytes();
+        uint64_t left = block.place.rows() * index.shape.row_bytes();
+        uint32_t crc = 0;
+        while (left > 0) {
+            const auto part = static_cast<size_t>(std::min<uint64_t>(left, buffer.size()));
+            data.read_at(offset, buffer.data(), part);
+            crc = crc32c(buffer.data(), part, crc);
+            offset += part;
+            left -= part;
+            poll();
+        }
         if (crc != block.data_crc) damaged.push_back(b);
     }
     return damaged;

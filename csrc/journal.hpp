@@ -60,6 +60,11 @@ std::string index_header(const ShardShape& shape);
 std::string block_record(const RowTable& block, uint64_t first_row, uint32_t data_crc);
 std::string closing_record(uint64_t end_row, uint32_t header_crc);
 
+// What tells one sequence of header and records from another: the CRC-32C of the checksums at their ends.
+// (That of all their bytes would not: where every part ends in its own checksum, it depends on their lengths
+// alone.)
+uint32_t extend_digest(uint32_t digest, const void* end);
+
 struct ShardIndex {
     struct BadBytes {
         uint64_t begin;
@@ -70,7 +75,7 @@ struct ShardIndex {
     std::vector<Block> blocks;  // in the order of their rows, none overlapping another
     RowTable table;             // their rows, in that order
     bool closed = false;        // ends in a closing record, and nothing is damaged or was dropped
-    uint32_t records_crc = 0;   // of everything before the closing record, where it is closed
+    uint32_t digest = 0;        // of the header and of the records in the order of `blocks`
     bool header_valid = false;
     std::vector<BadBytes> bad;  // bytes behind the header that are no valid record
     uint64_t file_bytes = 0;
@@ -96,9 +101,6 @@ ShardIndex read_index(const File& file, const ShardShape& expected);
 // Puts a new index in the place of `old`, with the header and the records of `blocks` in their order: whole
 // or not at all. It is locked before anyone else can open it.
 File rewrite_index(const File& old, const ShardIndex& index);
-
-// CRC-32C of a file's bytes [begin, end).
-uint32_t crc32c_of(const File& file, uint64_t begin, uint64_t end, const Poll& poll);
 
 // Numbers of the blocks from number `first` on whose bytes in the data file do not match their checksum.
 std::vector<size_t> damaged_blocks(const File& data, const ShardIndex& index, size_t first, const Poll& poll);

@@ -84,7 +84,7 @@ bool StoreWriter::is_finished() const {
     std::string found(header.size(), '\0');
     data_file_.read_at(0, found.data(), found.size());
     const bool summed =
-        committed_rows_ == 0 || read_sum(sum_path(), shape_.dimension, index_.records_crc).has_value();
+        committed_rows_ == 0 || read_sum(sum_path(), shape_.dimension, index_.digest).has_value();
     return found == header && summed;
 }
 
@@ -235,17 +235,25 @@ void StoreWriter::write_next(Group& group, std::unique_lock<std::mutex>& lock) {
     const uint64_t offset = data_header_bytes + block.first_row * shape_.row_bytes();
     data_file_.write_at(offset, block.data.get(), block.bytes);
     data_file_.begin_sync(offset, block.bytes);
-    if (summing_) {
-        if (!sum_) sum_.emplace(shape_.dtype, static_cast<int64_t>(shape_.dimension));
-        sum_->add(block.data.get(), static_cast<int64_t>(block.table.rows()),
-                  block.table.success_rate.data());
-    }
-    group.records += block_record(block.table, block.first_row, crc32c(block.data.get(), block.bytes));
+    const std::string record =
+        block_record(block.table, block.first_row, crc32c(block.data.get(), block.bytes));
+    if (summing_) add_to_sum(block, record);
+    group.records += record;
     group.rows += block.table.rows();
     group.bytes += block.bytes;
     lock.lock();
     waiting_bytes_ -= block.bytes;
     changed_.notify_all();
+}
+
+void StoreWriter::add_to_sum(const Pending& block, const std::string& record) {
+    if (!sum_) {
+        const std::string header = index_header(shape_);
+        summed_ = extend_digest(0, header.data() + header.size());
+        sum_.emplace(shape_.dtype, static_cast<int64_t>(shape_.dimension));
+    }
+    sum_->add(block.data.get(), static_cast<int64_t>(block.table.rows()), block.table.success_rate.data());
+    summed_ = extend_digest(summed_, record.data() + record.size());
 }
 
 // The rows reach the disk before the records that make them count.
@@ -293,8 +301,8 @@ void StoreWriter::close(const Poll& poll) {
 
 void StoreWriter::finish(const Poll& poll) {
     clear_holes();
-    std::vector<double> total;
-    if (committed_rows_ > 0) total = sum_ ? sum_->take() : sum_again(poll);
+    std::string sum;  // of a shard with rows
+    if (committed_rows_ > 0) sum = sum_ ? sum_bytes(sum_->take(), summed_) : sum_again(poll);
     const std::string header = data_header(end_row_, shape_.dimension, shape_.dtype);
     data_file_.write_at(0, header.data(), header.size());
     data_file_.sync();
@@ -303,7 +311,7 @@ void StoreWriter::finish(const Poll& poll) {
         index_file_ = rewrite_index(index_file_, read_index(index_file_, shape_));
         index_end_ = index_file_.size();
     }
-    if (committed_rows_ > 0) write_sum(total, poll);
+    if (!sum.empty()) write_sum(sum);
     sync_directory(directory_);
     const std::string record = closing_record(end_row_, crc32c(header.data(), header.size()));
     index_file_.write_at(index_end_, record.data(), record.size());
@@ -312,7 +320,7 @@ void StoreWriter::finish(const Poll& poll) {
 }
 
 // The sum of a shard whose first rows another writer wrote, or that was repaired.
-std::vector<double> StoreWriter::sum_again(const Poll& poll) const {
+std::string StoreWriter::sum_again(const Poll& poll) const {
     const ShardIndex index = read_index(index_file_, shape_);
     const uint64_t row_bytes = shape_.row_bytes(),
                    most = std::max<uint64_t>(1, (uint64_t{1} << 20) / row_bytes);
@@ -338,11 +346,10 @@ std::vector<double> StoreWriter::sum_again(const Poll& poll) const {
                     "the same command goes on");
         }
     }
-    return sum.take();
+    return sum_bytes(sum.take(), index.digest);
 }
 
-void StoreWriter::write_sum(const std::vector<double>& total, const Poll& poll) const {
-    const std::string bytes = sum_bytes(total, crc32c_of(index_file_, 0, index_end_, poll));
+void StoreWriter::write_sum(const std::string& bytes) const {
     const std::string partial = sum_path() + ".partial";
     const File file = File::open(partial, O_WRONLY | O_CREAT | O_TRUNC);
     file.write_at(0, bytes.data(), bytes.size());

@@ -75,10 +75,11 @@ class StoreWriter {
     void wait_until_idle(const Poll& poll);
     void work();
     void write_next(Group& group, std::unique_lock<std::mutex>& lock);
+    void add_to_sum(const Pending& block, const std::string& record);
     void commit(Group& group, std::unique_lock<std::mutex>& lock);
     void finish(const Poll& poll);
-    std::vector<double> sum_again(const Poll& poll) const;
-    void write_sum(const std::vector<double>& total, const Poll& poll) const;
+    std::string sum_again(const Poll& poll) const;
+    void write_sum(const std::string& bytes) const;
     void clear_holes();
     void end_thread() noexcept;
     void release() noexcept;
@@ -96,6 +97,7 @@ class StoreWriter {
     uint64_t index_end_ = 0;         // where the next record goes
     bool summing_ = false;           // the shard was empty, so that the rows come in their order
     std::optional<RunningSum> sum_;  // of the rows written
+    uint32_t summed_ = 0;            // digest of their records
 
     std::mutex closing_;  // held by close() and stop(); taken before mutex_
     std::mutex mutex_;    // guards everything below

@@ -21,11 +21,11 @@ void append(std::string& out, const void* bytes, size_t size) {
 
 }  // namespace
 
-std::string sum_bytes(const std::vector<double>& total, uint32_t index_crc) {
+std::string sum_bytes(const std::vector<double>& total, uint32_t index_digest) {
     const uint64_t dimension = total.size();
     std::string bytes(magic, 8);
     append(bytes, &version, 4);
-    append(bytes, &index_crc, 4);
+    append(bytes, &index_digest, 4);
     append(bytes, &dimension, 8);
     append(bytes, total.data(), total.size() * sizeof(double));
     const uint32_t crc = crc32c(bytes.data(), bytes.size());
@@ -33,7 +33,8 @@ std::string sum_bytes(const std::vector<double>& total, uint32_t index_crc) {
     return bytes;
 }
 
-std::optional<std::vector<double>> read_sum(const std::string& path, uint64_t dimension, uint32_t index_crc) {
+std::optional<std::vector<double>> read_sum(const std::string& path, uint64_t dimension,
+                                            uint32_t index_digest) {
     if (!file_exists(path)) return std::nullopt;
     const File file = File::open(path, O_RDONLY);
     if (file.size() != head_bytes + dimension * sizeof(double) + crc_bytes) return std::nullopt;
@@ -41,7 +42,7 @@ std::optional<std::vector<double>> read_sum(const std::string& path, uint64_t di
     file.read_at(0, bytes.data(), bytes.size());
     std::vector<double> total(dimension);
     std::memcpy(total.data(), bytes.data() + head_bytes, dimension * sizeof(double));
-    if (bytes != sum_bytes(total, index_crc)) return std::nullopt;  // every field of it is known
+    if (bytes != sum_bytes(total, index_digest)) return std::nullopt;  // every field of it is known
     return total;
 }
 

@@ -8,10 +8,11 @@
 
 namespace learnalign {
 
-// `index_crc`: of the index without its closing record, whose rows are summed.
-std::string sum_bytes(const std::vector<double>& total, uint32_t index_crc);
+// `index_digest`: of the index whose rows are summed.
+std::string sum_bytes(const std::vector<double>& total, uint32_t index_digest);
 
 // The sum that this file keeps for this index; nothing where it is another's, damaged or missing.
-std::optional<std::vector<double>> read_sum(const std::string& path, uint64_t dimension, uint32_t index_crc);
+std::optional<std::vector<double>> read_sum(const std::string& path, uint64_t dimension,
+                                            uint32_t index_digest);
 
 }  // namespace learnalign

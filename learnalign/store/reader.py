@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learnalign import _core
-from learnalign.errors import StoreCorruptError, StoreError
+from learnalign.errors import ArrayError, StoreCorruptError, StoreError
 from learnalign.store.description import StoreDescription, read_description
 
 HEADER_BYTES = 4096
@@ -118,21 +118,29 @@ class SketchReader:
         return np.concatenate([np.empty(0, np.float32), *(shard.core.scale() for shard in self._shards)])
 
     def total(self, learnability: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
-        """[d] float64 sum_j V_j u_j as the writers kept it, if they used these V; else None, and the rows must be summed.
+        """[d] float64 sum_j V_j u_j as the writers kept it, if it is known for these V; else None.
 
-        u_j is the stored row divided by its own length, as in `learnalign.scoring.score_shards`, whose first pass this
-        saves. The writers use V = p (1 - p) of the success rates that they were given. Of one shard it has the bits of
-        that pass, of several the sums of the shards are added in their order.
+        It saves the first pass of `learnalign.scoring.score_shards`, and has the bits of that pass where there is one
+        shard; the sums of several are added in their order. Writers use V = p (1 - p) of the success rates that they
+        are given, so that any other V is not known, nor is that of an unfinished shard or of one whose sum is lost.
 
         Args:
             learnability: [rows] V_j. Those of rows stored as zeros do not matter.
+
+        Raises:
+            ArrayError: another shape.
         """
+        if learnability.shape != (self.rows,):
+            raise ArrayError(f"learnability must have shape [{self.rows}], found {list(learnability.shape)}")
+        summed = self.norm > 0
         kept = self.success_rate * (1.0 - self.success_rate)
-        if not np.array_equal(learnability[self.norm > 0], kept[self.norm > 0]):
+        if not np.array_equal(learnability[summed], kept[summed]):
             return None
         total = np.zeros(self.dimension)
         for shard in self._shards:
-            part = shard.core.total(str(shard.sum_path)) if shard.core.rows else 0.0
+            if shard.core.rows == 0:
+                continue
+            part = shard.core.total(str(shard.sum_path))
             if part is None:
                 return None
             total += part
