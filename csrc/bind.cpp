@@ -18,6 +18,7 @@
 #include "score.hpp"
 #include "select.hpp"
 #include "store.hpp"
+#include "sumfile.hpp"
 
 #include <fcntl.h>
 
@@ -239,6 +240,13 @@ std::vector<std::pair<uint64_t, uint64_t>> bad_bytes_of(const Shard& shard) {
     return ranges;
 }
 
+std::optional<Doubles> total_of(const Shard& shard, const std::string& sum_path) {
+    if (!shard.index.closed) return std::nullopt;
+    const auto total = read_sum(sum_path, shard.index.shape.dimension, shard.index.digest);
+    if (!total) return std::nullopt;
+    return array_of(*total);
+}
+
 std::vector<size_t> damage_of(const Shard& shard) {
     if (shard.index.blocks.empty()) return {};
     const py::gil_scoped_release unlocked;
@@ -320,6 +328,7 @@ void bind_store(py::module_& m) {
         .def("success_rate", [](const Shard& self) { return array_of(self.index.table.success_rate); })
         .def("norm", [](const Shard& self) { return array_of(self.index.table.norm); })
         .def("scale", [](const Shard& self) { return array_of(self.index.table.scale); })
+        .def("total", &total_of, py::arg("sum_path"))
         .def("damaged_blocks", &damage_of);
 
     m.def("data_header", [](uint64_t rows, uint64_t dimension, const std::string& dtype) {

@@ -41,6 +41,7 @@ class File {
 
 bool file_exists(const std::string& path);
 void rename_file(const std::string& from, const std::string& to);
+void remove_file(const std::string& path);  // where there is one
 void sync_directory(const std::string& directory);
 
 }  // namespace learnalign

@@ -210,6 +210,10 @@ std::string closing_record(uint64_t end_row, uint32_t header_crc) {
     return record;
 }
 
+uint32_t extend_digest(uint32_t digest, const void* end) {
+    return crc32c(static_cast<const uint8_t*>(end) - crc_bytes, crc_bytes, digest);
+}
+
 void RowTable::append(const RowTable& other, uint64_t begin, uint64_t end) {
     const auto extend = [&](auto& to, const auto& from) {
         to.insert(to.end(), from.begin() + static_cast<int64_t>(begin),
@@ -349,9 +353,11 @@ ShardIndex read_index(const File& file, const ShardShape& expected) {
                         " is no sketch index: its first 64 bytes are damaged and no record follows, "
                         "or it is another file; restore it or delete the store");
     }
+    index.digest = extend_digest(0, base + index_header_bytes);
     for (const Block& block : index.blocks) {
         const RecordHead head = get<RecordHead>(base + block.record_begin);
         take_rows(base + block.record_begin, head, index.table);
+        index.digest = extend_digest(index.digest, base + block.record_end);
     }
     index.closed = index.closed && index.header_valid && index.bad.empty();
     return index;

@@ -60,6 +60,11 @@ std::string index_header(const ShardShape& shape);
 std::string block_record(const RowTable& block, uint64_t first_row, uint32_t data_crc);
 std::string closing_record(uint64_t end_row, uint32_t header_crc);
 
+// What tells one sequence of header and records from another: the CRC-32C of the checksums at their ends.
+// (That of all their bytes would not: where every part ends in its own checksum, it depends on their lengths
+// alone.)
+uint32_t extend_digest(uint32_t digest, const void* end);
+
 struct ShardIndex {
     struct BadBytes {
         uint64_t begin;
@@ -70,6 +75,7 @@ struct ShardIndex {
     std::vector<Block> blocks;  // in the order of their rows, none overlapping another
     RowTable table;             // their rows, in that order
     bool closed = false;        // ends in a closing record, and nothing is damaged or was dropped
+    uint32_t digest = 0;        // of the header and of the records in the order of `blocks`
     bool header_valid = false;
     std::vector<BadBytes> bad;  // bytes behind the header that are no valid record
     uint64_t file_bytes = 0;

@@ -8,13 +8,10 @@
 #include "cpu.hpp"
 #include "error.hpp"
 #include "rowmath.hpp"
+#include "unitsum.hpp"
 
 namespace learnalign {
 namespace {
-
-constexpr int64_t block_rows = fixed_sum_rows;  // part of the result: sums are rounded block by block
-
-enum class RowState : uint8_t { good, zero, not_finite };
 
 // Finds a row by its global number, so that blocks run across shards.
 class RowCursor {
@@ -35,37 +32,6 @@ class RowCursor {
     size_t shard_ = 0;
     int64_t first_ = 0;
 };
-
-// Float64 rows near the limits of their range, whose squares overflow or vanish, are used times a power of
-// two, which changes no direction and rounds nothing that matters. `exponent` is 0 for all others.
-struct RowLength {
-    double norm = 0.0;
-    int exponent = 0;
-    RowState state = RowState::zero;
-};
-
-RowLength measure(const void* row, int64_t d, Dtype dtype, const RowMath& math,
-                  std::vector<double>& scratch) {
-    RowLength length;
-    double squares = math.sum_squares(row, d);
-    if (dtype == Dtype::float64 && !(squares > 1e-200 && squares < 1e200)) {
-        const auto* x = static_cast<const double*>(row);
-        double largest = 0.0;
-        for (int64_t k = 0; k < d; ++k) {
-            if (!std::isfinite(x[k])) return {0.0, 0, RowState::not_finite};
-            largest = std::max(largest, std::fabs(x[k]));
-        }
-        if (largest == 0.0) return length;
-        length.exponent = -std::ilogb(largest);
-        scratch.resize(static_cast<size_t>(d));
-        for (int64_t k = 0; k < d; ++k) scratch[k] = std::ldexp(x[k], length.exponent);
-        squares = math.sum_squares(scratch.data(), d);
-    }
-    if (!std::isfinite(squares)) return {0.0, 0, RowState::not_finite};
-    length.norm = std::sqrt(squares);
-    length.state = squares > 0.0 ? RowState::good : RowState::zero;
-    return length;
-}
 
 // The row itself, or its rescaled copy.
 const void* usable(const void* row, int64_t d, int exponent, std::vector<double>& scratch) {
@@ -138,56 +104,14 @@ void refuse_bad_rows(const std::vector<RowLength>& lengths, const double* learna
 struct Job {
     const RowSource& source;
     const double* learnability;
-    const RowMath& math;
+    RowFormat format;
     int64_t rows;
     int threads;
     const Poll& poll;
 
-    int64_t row_bytes() const { return source.dimension * static_cast<int64_t>(item_bytes(source.dtype)); }
+    int64_t row_bytes() const { return static_cast<int64_t>(format.row_bytes()); }
     int64_t blocks() const { return (rows + block_rows - 1) / block_rows; }
     int64_t end_of(int64_t block) const { return std::min(rows, (block + 1) * block_rows); }
-};
-
-// The sum of the weighted rows of one block, in the order of the rows, some at a time.
-class BlockSum {
-  public:
-    explicit BlockSum(const Job& job) : job_(job) {
-        sum_.total.resize(static_cast<size_t>(job.source.dimension), 0.0);
-        if (job.source.dtype == Dtype::int8) sum_.fixed = FixedSum(job.source.dimension);
-    }
-
-    void add(const void* row, double weight) {
-        rows_[waiting_] = row;
-        weights_[waiting_] = cut_weight(weight, job_.source.dtype);
-        if (++waiting_ == group_rows) flush();
-    }
-
-    // A group that is not full is filled up with its last row at weight 0.
-    void flush() {
-        if (waiting_ == 0) return;
-        const auto* last = static_cast<const uint8_t*>(rows_[waiting_ - 1]);
-        for (int r = waiting_; r < group_rows; ++r) {
-            rows_[r] = last;
-            weights_[r] = 0.0;
-        }
-        if (job_.source.dtype == Dtype::int8)
-            sum_.fixed.make_room(*std::max_element(weights_, weights_ + group_rows), sum_.total);
-        job_.math.add_rows(rows_, weights_, sum_, job_.source.dimension, last + job_.row_bytes());
-        waiting_ = 0;
-    }
-
-    std::vector<double> take() {
-        flush();
-        if (job_.source.dtype == Dtype::int8) sum_.fixed.move_to(sum_.total);
-        return std::move(sum_.total);
-    }
-
-  private:
-    const Job& job_;
-    RowSum sum_;
-    const void* rows_[group_rows];
-    double weights_[group_rows];
-    int waiting_ = 0;
 };
 
 // First pass: every row's length, and sum_j V_j u_j. The four rows of a group are measured, which brings them
@@ -201,11 +125,11 @@ std::vector<double> sum_rows(const Job& job, std::vector<RowLength>& lengths) {
     OrderedSum total(d, job.threads, stop);
     parallel_blocks(job.blocks(), job.threads, job.poll, stop, [&](int64_t block) {
         RowCursor cursor(job.source);
-        BlockSum part(job);
+        BlockSum part(job.format);
         std::vector<double> scratch;
         for (int64_t i = block * block_rows; i < job.end_of(block); ++i) {
             const void* row = cursor.at(i);
-            lengths[i] = measure(row, d, job.source.dtype, job.math, scratch);
+            lengths[i] = measure(row, job.format, scratch);
             if (lengths[i].state != RowState::good || job.learnability[i] == 0.0) continue;
             const double weight = std::ldexp(job.learnability[i], -exponent) / lengths[i].norm;
             part.add(usable(row, d, lengths[i].exponent, scratch), weight);
@@ -266,8 +190,8 @@ class DotPass {
         const auto flush = [&] {
             double dots[2];
             if (waiting > 0) {
-                job_.math.dot_two(row[0], row[waiting - 1], mean_.direction, d, rows_ahead * job_.row_bytes(),
-                                  dots);
+                job_.format.math.dot_two(row[0], row[waiting - 1], mean_.direction, d,
+                                         rows_ahead * job_.row_bytes(), dots);
             }
             for (int w = 0; w < waiting; ++w) write(number[w], dots[w]);
             waiting = 0;
@@ -275,7 +199,7 @@ class DotPass {
         for (int64_t i = block * block_rows; i < job_.end_of(block); ++i) {
             result_.score[i] = result_.alignment[i] = 0.0;
             const void* found = cursor.at(i);
-            if (!measured_) lengths_[i] = measure(found, d, job_.source.dtype, job_.math, scratch[waiting]);
+            if (!measured_) lengths_[i] = measure(found, job_.format, scratch[waiting]);
             if (lengths_[i].state != RowState::good || mean_.norm == 0.0) continue;
             row[waiting] = usable(found, d, lengths_[i].exponent, scratch[waiting]);
             number[waiting] = i;
@@ -301,7 +225,8 @@ class DotPass {
 Job job_of(const RowSource& source, const double* learnability, int threads, const Poll& poll) {
     int64_t rows = 0;
     for (const auto& shard : source.shards) rows += shard.rows;
-    Job job{source, learnability, row_math(source.dtype, simd_path()), rows, 1, poll};
+    const RowFormat format{source.dtype, source.dimension, row_math(source.dtype, simd_path())};
+    Job job{source, learnability, format, rows, 1, poll};
     job.threads = thread_count(threads, job.blocks());
     return job;
 }

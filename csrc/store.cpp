@@ -9,6 +9,7 @@
 #include "crc32c.hpp"
 #include "encode.hpp"
 #include "error.hpp"
+#include "sumfile.hpp"
 
 namespace learnalign {
 namespace {
@@ -40,6 +41,10 @@ std::string StoreWriter::data_path(bool finished) const {
     return directory_ + "/" + shard_stem(shape_.shard) + (finished ? ".npy" : ".npy.unfinished");
 }
 
+std::string StoreWriter::sum_path() const {
+    return directory_ + "/" + shard_stem(shape_.shard) + ".sum";
+}
+
 // Finds out what is committed and intact. The files of a complete shard stay as they are until a block is
 // appended.
 void StoreWriter::recover(Verify verify, const Poll& poll) {
@@ -66,6 +71,7 @@ void StoreWriter::recover(Verify verify, const Poll& poll) {
     committed_rows_ = index_.rows();
     end_row_ = index_.end_row();
     holes_ = index_.holes();
+    summing_ = committed_rows_ == 0;
     index_.table = {};  // can be large, and is of no use to a writer
     finished_ = final_name && is_finished();
     if (!finished_) begin_writing();
@@ -77,7 +83,9 @@ bool StoreWriter::is_finished() const {
         return false;
     std::string found(header.size(), '\0');
     data_file_.read_at(0, found.data(), found.size());
-    return found == header;
+    const bool summed =
+        committed_rows_ == 0 || read_sum(sum_path(), shape_.dimension, index_.digest).has_value();
+    return found == header && summed;
 }
 
 // Brings both files to "committed rows, nothing else, unfinished", whatever state they are in. The index is
@@ -90,6 +98,7 @@ void StoreWriter::begin_writing() {
         rename_file(data_path(true), data_path(false));
         data_file_.moved_to(data_path(false));
     }
+    remove_file(sum_path());
     const uint64_t data_end = data_header_bytes + end_row_ * shape_.row_bytes();
     if (data_file_.size() != data_end) data_file_.truncate(data_end);
     const std::string header = data_header(0, shape_.dimension, shape_.dtype);
@@ -226,12 +235,25 @@ void StoreWriter::write_next(Group& group, std::unique_lock<std::mutex>& lock) {
     const uint64_t offset = data_header_bytes + block.first_row * shape_.row_bytes();
     data_file_.write_at(offset, block.data.get(), block.bytes);
     data_file_.begin_sync(offset, block.bytes);
-    group.records += block_record(block.table, block.first_row, crc32c(block.data.get(), block.bytes));
+    const std::string record =
+        block_record(block.table, block.first_row, crc32c(block.data.get(), block.bytes));
+    if (summing_) add_to_sum(block, record);
+    group.records += record;
     group.rows += block.table.rows();
     group.bytes += block.bytes;
     lock.lock();
     waiting_bytes_ -= block.bytes;
     changed_.notify_all();
+}
+
+void StoreWriter::add_to_sum(const Pending& block, const std::string& record) {
+    if (!sum_) {
+        const std::string header = index_header(shape_);
+        summed_ = extend_digest(0, header.data() + header.size());
+        sum_.emplace(shape_.dtype, static_cast<int64_t>(shape_.dimension));
+    }
+    sum_->add(block.data.get(), static_cast<int64_t>(block.table.rows()), block.table.success_rate.data());
+    summed_ = extend_digest(summed_, record.data() + record.size());
 }
 
 // The rows reach the disk before the records that make them count.
@@ -269,7 +291,7 @@ void StoreWriter::close(const Poll& poll) {
         wait_until_idle(poll);
         end_thread();
         refuse_if_failed();
-        if (!finished_) finish();
+        if (!finished_) finish(poll);
     } catch (...) {
         release();
         throw;
@@ -277,8 +299,10 @@ void StoreWriter::close(const Poll& poll) {
     release();
 }
 
-void StoreWriter::finish() {
+void StoreWriter::finish(const Poll& poll) {
     clear_holes();
+    std::string sum;  // of a shard with rows
+    if (committed_rows_ > 0) sum = sum_ ? sum_bytes(sum_->take(), summed_) : sum_again(poll);
     const std::string header = data_header(end_row_, shape_.dimension, shape_.dtype);
     data_file_.write_at(0, header.data(), header.size());
     data_file_.sync();
@@ -287,11 +311,50 @@ void StoreWriter::finish() {
         index_file_ = rewrite_index(index_file_, read_index(index_file_, shape_));
         index_end_ = index_file_.size();
     }
+    if (!sum.empty()) write_sum(sum);
     sync_directory(directory_);
     const std::string record = closing_record(end_row_, crc32c(header.data(), header.size()));
     index_file_.write_at(index_end_, record.data(), record.size());
     index_file_.sync();
     finished_ = true;
+}
+
+// The sum of a shard whose first rows another writer wrote, or that was repaired.
+std::string StoreWriter::sum_again(const Poll& poll) const {
+    const ShardIndex index = read_index(index_file_, shape_);
+    const uint64_t row_bytes = shape_.row_bytes(),
+                   most = std::max<uint64_t>(1, (uint64_t{1} << 20) / row_bytes);
+    RunningSum sum(shape_.dtype, static_cast<int64_t>(shape_.dimension));
+    std::vector<uint8_t> rows(most * row_bytes);
+    const double* success_rate = index.table.success_rate.data();
+    for (const Block& block : index.blocks) {
+        uint32_t crc = 0;
+        for (uint64_t row = block.place.first, part; row < block.place.end; row += part) {
+            part = std::min(most, block.place.end - row);
+            data_file_.read_at(data_header_bytes + row * row_bytes, rows.data(), part * row_bytes);
+            crc = crc32c(rows.data(), part * row_bytes, crc);
+            sum.add(rows.data(), static_cast<int64_t>(part), success_rate);
+            success_rate += part;
+            poll();
+        }
+        if (crc != block.data_crc) {
+            throw Error(
+                ErrorKind::corrupt,
+                data_file_.path() + ": rows " + std::to_string(block.place.first) + " to " +
+                    std::to_string(block.place.end - 1) +
+                    " do not match their checksum: 'learnalign check RUN --repair' sets them aside, and "
+                    "the same command goes on");
+        }
+    }
+    return sum_bytes(sum.take(), index.digest);
+}
+
+void StoreWriter::write_sum(const std::string& bytes) const {
+    const std::string partial = sum_path() + ".partial";
+    const File file = File::open(partial, O_WRONLY | O_CREAT | O_TRUNC);
+    file.write_at(0, bytes.data(), bytes.size());
+    file.sync();
+    rename_file(partial, sum_path());
 }
 
 // What no block filled is zeros, not the damaged rows of before.

@@ -11,6 +11,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -18,6 +19,7 @@
 
 #include "journal.hpp"
 #include "parallel.hpp"
+#include "unitsum.hpp"
 
 namespace learnalign {
 
@@ -43,7 +45,7 @@ class StoreWriter {
     void append(const std::vector<std::string>& ids, const double* success_rate, const float* phi,
                 const Poll& poll);
     void flush(const Poll& poll);  // returns when every appended block is durable
-    void close(const Poll& poll);  // flush, then the final header and name
+    void close(const Poll& poll);  // flush, then the sum of the rows, the final header and name
     void stop() noexcept;  // commits what is queued, leaves the shard unfinished, lets go of the files
 
   private:
@@ -62,6 +64,7 @@ class StoreWriter {
     };
 
     std::string data_path(bool finished) const;
+    std::string sum_path() const;
     void recover(Verify verify, const Poll& poll);
     bool is_finished() const;
     void begin_writing();
@@ -72,8 +75,11 @@ class StoreWriter {
     void wait_until_idle(const Poll& poll);
     void work();
     void write_next(Group& group, std::unique_lock<std::mutex>& lock);
+    void add_to_sum(const Pending& block, const std::string& record);
     void commit(Group& group, std::unique_lock<std::mutex>& lock);
-    void finish();
+    void finish(const Poll& poll);
+    std::string sum_again(const Poll& poll) const;
+    void write_sum(const std::string& bytes) const;
     void clear_holes();
     void end_thread() noexcept;
     void release() noexcept;
@@ -87,7 +93,11 @@ class StoreWriter {
     ShardIndex index_;           // as recovered
     bool finished_ = false;      // the shard on disk is complete
     bool out_of_order_ = false;  // there were holes, so that records may follow each other in another order
-    uint64_t index_end_ = 0;     // where the next record goes; the background thread's once it runs
+    // The background thread's once it runs:
+    uint64_t index_end_ = 0;         // where the next record goes
+    bool summing_ = false;           // the shard was empty, so that the rows come in their order
+    std::optional<RunningSum> sum_;  // of the rows written
+    uint32_t summed_ = 0;            // digest of their records
 
     std::mutex closing_;  // held by close() and stop(); taken before mutex_
     std::mutex mutex_;    // guards everything below

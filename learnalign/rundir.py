@@ -183,8 +183,8 @@ def digest(path: Path) -> str:
     """SHA-256 of a file, or of a folder's names and files. Sketch shards count through their checksummed index."""
     if path.is_file():
         return durable.sha256_file(path)
-    total = hashlib.sha256()
-    for file in sorted(p for p in path.iterdir() if p.is_file() and p.suffix != ".npy"):
+    total = hashlib.sha256()  # not of a shard's sum, which follows from its rows and may be made again
+    for file in sorted(p for p in path.iterdir() if p.is_file() and p.suffix not in (".npy", ".sum")):
         total.update(f"{file.name}\0{durable.sha256_file(file)}\n".encode())
     return total.hexdigest()
 

@@ -99,7 +99,7 @@ def score_shards(
         learnability: [rows] V_i >= 0, p (1 - p) or an unbiased estimate of it.
         pool_size: prompts in the mean, at least the number of rows; prompts without a row count as z = 0.
         scale: [rows] scales of int8 rows. They are checked (finite, not negative) and cancel.
-        total: [d] sum_j V_j u_j where it is already known: then one pass over the rows does.
+        total: [d] sum_j V_j u_j where it is already known (`SketchReader.total`): then one pass over the rows does.
         threads: 0 uses every core. The result does not depend on it.
 
     Raises:

@@ -84,6 +84,20 @@ def test_scores_are_the_definition(finished: Path) -> None:
     np.testing.assert_array_equal(reader.success_rate, p[[row_of[i] for i in reader.prompt_ids]])
 
 
+def test_scores_do_not_depend_on_the_sum_that_the_store_keeps(run: Path) -> None:
+    """It is known for the stage's own V, and the table has the same bytes without it."""
+    table = pq.read_table(run / "scores.parquet")
+    value = dict(zip(table["prompt_id"].to_pylist(), table["learnability"].to_pylist(), strict=True))
+    reader = SketchReader(run / "sketches")
+    assert reader.total(np.array([value[prompt_id] for prompt_id in reader.prompt_ids])) is not None
+    before = (run / "scores.parquet").read_bytes()
+    (run / "sketches" / "shard-00000.sum").unlink()
+    (run / "scores.parquet").unlink()
+    pipeline.run(rundir.open_existing(run).config, run)
+    assert (run / "scores.parquet").read_bytes() == before
+    assert pipeline.verify(rundir.open_existing(run)) == []
+
+
 def test_success_rates_are_counted_from_the_responses(finished: Path) -> None:
     pool = {row["id"]: row["answer"] for row in map(json.loads, (finished.parent / "pool.jsonl").open())}
     right: dict[str, list[bool]] = {}

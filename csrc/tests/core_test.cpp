@@ -109,7 +109,9 @@ void test_damage_is_set_aside(const std::string& directory, const ShardShape& sh
         for (int block = 0; block < 20; ++block) append(writer, block);
         writer.close(no_poll);
     }
+    const std::string sum = directory + "/shard-00000.sum";
     const std::string whole_data = content(data), whole_index = content(index_path(directory));
+    const std::string whole_sum = content(sum);
     const ShardIndex index = read_index(File::open(index_path(directory), O_RDONLY), shape);
     flip(data, data_header_bytes + 7 * rows * shape.row_bytes());
     flip(index_path(directory), index.blocks[3].record_begin + 40);
@@ -120,7 +122,8 @@ void test_damage_is_set_aside(const std::string& directory, const ShardShape& sh
         append(writer, 7);
         writer.close(no_poll);
     }
-    require(content(data) == whole_data && content(index_path(directory)) == whole_index,
+    require(content(data) == whole_data && content(index_path(directory)) == whole_index &&
+                content(sum) == whole_sum,
             "a repaired store ends with the bytes of an undamaged one");
 }
 

@@ -59,6 +59,7 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
             values,
             pool_size=int(np.isfinite(success).sum()),
             scale=reader.scale if reader.dtype == "int8" else None,
+            total=reader.total(values),
         )
     score, alignment, norm = np.zeros(len(success)), np.zeros(len(success)), np.full(len(success), np.nan)
     score[rows], alignment[rows], norm[rows] = scored.score, scored.alignment, reader.norm

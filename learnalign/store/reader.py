@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learnalign import _core
-from learnalign.errors import StoreCorruptError, StoreError
+from learnalign.errors import ArrayError, StoreCorruptError, StoreError
 from learnalign.store.description import StoreDescription, read_description
 
 HEADER_BYTES = 4096
@@ -34,7 +34,7 @@ class Damage:
     index: str
     """Name of the index of the shard; empty where two shards contradict each other, which no repair can settle."""
     file: str
-    """Name of the damaged file: the index or the data."""
+    """Name of the damaged file: the index, the data or the sum."""
     reason: str
     first_row: int | None = None
     """Row number of the first damaged row, where rows are damaged whose record is intact."""
@@ -58,6 +58,10 @@ class _OpenShard:
     @property
     def named_final(self) -> bool:
         return self.data_path is not None and self.data_path.suffix == ".npy"
+
+    @property
+    def sum_path(self) -> Path:
+        return self.index_path.with_suffix(".sum")
 
     def runs(self) -> list[tuple[int, int]]:
         """Ranges [first, end) of rows of the data file that count: all of them, unless some were set aside."""
@@ -113,6 +117,35 @@ class SketchReader:
         """[rows] factors that turn stored rows into unit rows; 1 for floats, 0 for a row stored as zeros."""
         return np.concatenate([np.empty(0, np.float32), *(shard.core.scale() for shard in self._shards)])
 
+    def total(self, learnability: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
+        """[d] float64 sum_j V_j u_j as the writers kept it, if it is known for these V; else None.
+
+        It saves the first pass of `learnalign.scoring.score_shards`, and has the bits of that pass where there is one
+        shard; the sums of several are added in their order. Writers use V = p (1 - p) of the success rates that they
+        are given, so that any other V is not known, nor is that of an unfinished shard or of one whose sum is lost.
+
+        Args:
+            learnability: [rows] V_j. Those of rows stored as zeros do not matter.
+
+        Raises:
+            ArrayError: another shape.
+        """
+        if learnability.shape != (self.rows,):
+            raise ArrayError(f"learnability must have shape [{self.rows}], found {list(learnability.shape)}")
+        summed = self.norm > 0
+        kept = self.success_rate * (1.0 - self.success_rate)
+        if not np.array_equal(learnability[summed], kept[summed]):
+            return None
+        total = np.zeros(self.dimension)
+        for shard in self._shards:
+            if shard.core.rows == 0:
+                continue
+            part = shard.core.total(str(shard.sum_path))
+            if part is None:
+                return None
+            total += part
+        return total
+
     @cached_property
     def shards(self) -> list[npt.NDArray[Any]]:
         """Zero-copy memory-mapped views [rows_k, d] of the stored dtype, in row order.
@@ -164,6 +197,9 @@ class SketchReader:
                 found.append(Damage(index, data, f"cut short: {len(missing)} rows are missing", None, tuple(missing)))
             found += [Damage(index, data, reason) for reason in self._frame_problems(shard)]
             found += self._damaged_rows(shard)
+            if shard.core.closed and shard.sum_path.exists() and shard.core.total(str(shard.sum_path)) is None:
+                reason = "not the sum of these rows, so that it is not used: whoever resumes the store writes it again"
+                found.append(Damage(index, shard.sum_path.name, reason))
             if shard.named_final and not shard.core.closed and not found:
                 found.append(Damage(index, index, "no valid closing record: whoever resumes the store adds one"))
         yield from found

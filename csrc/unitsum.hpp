@@ -1,0 +1,77 @@
+// One idea: sum_j V_j u_j with u_j = row_j / |row_j|, in blocks of 256 rows whose sums are added in their
+// order.
+//
+// The scorer's threads sum a block each; RunningSum sums rows as they come, however they are cut into pieces.
+// Both give the same bits.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "dtype.hpp"
+#include "rowmath.hpp"
+
+namespace learnalign {
+
+constexpr int64_t block_rows = fixed_sum_rows;  // part of the result: sums are rounded block by block
+
+enum class RowState : uint8_t { good, zero, not_finite };
+
+// Float64 rows near the limits of their range, whose squares overflow or vanish, are used times a power of
+// two, which changes no direction and rounds nothing that matters. `exponent` is 0 for all others.
+struct RowLength {
+    double norm = 0.0;
+    int exponent = 0;
+    RowState state = RowState::zero;
+};
+
+struct RowFormat {
+    Dtype dtype;
+    int64_t dimension;
+    const RowMath& math;
+
+    size_t row_bytes() const { return static_cast<size_t>(dimension) * item_bytes(dtype); }
+};
+
+RowLength measure(const void* row, const RowFormat& format, std::vector<double>& scratch);
+
+// The sum of the weighted rows of one block, in the order of the rows, some at a time.
+class BlockSum {
+  public:
+    explicit BlockSum(const RowFormat& format);
+
+    // The row stays where it is until flush(), hold() or take().
+    void add(const void* row, double weight);
+    void flush();
+    // Copies what waits: the rows given so far may go.
+    void hold();
+    std::vector<double> take();  // the next row begins another block
+
+  private:
+    const RowFormat format_;
+    RowSum sum_;
+    std::vector<uint8_t> held_;
+    const void* rows_[group_rows];
+    double weights_[group_rows];
+    int waiting_ = 0;
+};
+
+// The sum of stored rows (not of float64) with V = p (1 - p). Zero rows add nothing.
+class RunningSum {
+  public:
+    RunningSum(Dtype dtype, int64_t dimension);
+
+    void add(const void* rows, int64_t count, const double* success_rate);
+    std::vector<double> take();
+
+  private:
+    void end_block();
+
+    const RowFormat format_;
+    std::vector<double> total_;
+    BlockSum block_;
+    int64_t rows_in_block_ = 0;
+    std::vector<double> scratch_;
+};
+
+}  // namespace learnalign
