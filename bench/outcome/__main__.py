@@ -25,6 +25,10 @@ tried and was not better on both pairs, by the pass probability after 80 steps:
     measuring a quarter or a half more: on pair 100 worse, a quarter of the picks were coins. Their gradients are all
     alike (cosine 0.95), so that the side that has a majority by chance agrees with itself
 
+Tried later on the same pairs, 60 steps: scores to the power of 2 or 4, or divided by how many others are alike (no
+better: in the first stage all prompts of score > 0 are picked, so that the draw decides nothing); groups of 4 with twice
+as many completed (as good on the noisy pool at 37 % of the training's tokens in place of 51 %: the next thing to try).
+
 An oracle that draws learnable prompts with right answers ended 0.044 and 0.024 above the full pool, staged selection
 0.042 above and 0.003 below.
 
