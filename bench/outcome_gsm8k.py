@@ -225,9 +225,7 @@ class Chooser:
     def __init__(self, arm: str, seed: int, world: World, size: Size) -> None:
         self.arm, self.world, self.size = arm, world, size
         self.rng = np.random.default_rng(seed)
-        self.selector = StagedSelector(
-            [str(k) for k in range(size.pool)], size.picks, responses=size.responses, seed=seed
-        )
+        self.selector = StagedSelector([str(k) for k in range(size.pool)], size.picks, seed=seed)
         self.sampled = 0
         self._left: list[int] = []
         self._picks = list(range(size.pool))

@@ -177,13 +177,15 @@ class SelectConfig:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """What one stage of a staged selection may spend (see `learnalign.staged`). By default about half of what 30 steps
-    of training on the picks cost."""
+    """What one stage of a staged selection may spend (see `learnalign.staged`). By default about a third of what 30
+    steps of training on the picks cost."""
 
+    responses: int = 4
+    """G, of a prompt that gives a gradient. Twice the prompts with half the responses are the better measurement."""
     screened: float = 4.0
     """Prompts that answer twice, as a multiple of select.n."""
-    completed: float = 2.0
-    """Prompts that answer rollout.responses times, as a multiple of select.n."""
+    completed: float = 4.0
+    """Prompts that answer G times, the most promising of these, as a multiple of select.n."""
     explore: float = 0.25
     """Share of the screened that are drawn at random."""
     decay: float = 0.5
@@ -194,6 +196,7 @@ class StageConfig:
     def __post_init__(self) -> None:
         """Raise `ConfigError` for the first setting that is out of range."""
         rules = {
+            "responses": (self.responses > 2, "more than the 2 that all screened prompts give"),
             "completed": (self.completed >= 1, "at least 1"),
             "screened": (self.screened >= self.completed, "at least as much as stage.completed"),
             "explore": (0 <= self.explore <= 1, "from 0 to 1"),

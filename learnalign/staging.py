@@ -81,7 +81,6 @@ def _selector(run: RunDir) -> StagedSelector:
     return StagedSelector(
         ids,
         config.select.n,
-        responses=config.rollout.responses,
         settings=config.stage,
         seed=config.select.seed,
         directory=run.path / "stages" / "state",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from learnalign.staged.selector import _draw
 from learnalign.staged.sketches import NO_SKETCHES
 
 N, D, PICKED = 400, 64, 20
+GROUPS_OF_8 = StageConfig(responses=8, completed=2.0)
 IDS = [f"p{k}" for k in range(N)]
 
 
@@ -52,7 +54,7 @@ def world() -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_stage_asks_for_no_more_than_it_may_and_sketches_what_it_completed(world: Any) -> None:
     policy = Simulated(*world, seed=0)
-    selector = StagedSelector(IDS, PICKED)
+    selector = StagedSelector(IDS, PICKED, settings=GROUPS_OF_8)
     picks = selector.update(policy)
     facts = selector.state.facts
     assert len(picks) == len(set(picks)) == PICKED
@@ -64,7 +66,7 @@ def test_a_stage_asks_for_no_more_than_it_may_and_sketches_what_it_completed(wor
 
 
 def test_what_is_known_is_not_asked_again_and_what_is_old_is(world: Any) -> None:
-    selector = StagedSelector(IDS, PICKED, settings=StageConfig(explore=0.0, decay=0.4))
+    selector = StagedSelector(IDS, PICKED, settings=replace(GROUPS_OF_8, explore=0.0, decay=0.4))
     selector.update(Simulated(*world, seed=0))
     asked_first = selector.state.history.responses == 8
     selector.observe(np.repeat(IDS[:40], 30).tolist(), [1.0, 0.0] * 600)
@@ -76,14 +78,13 @@ def test_what_is_known_is_not_asked_again_and_what_is_old_is(world: Any) -> None
 
 def test_hopeless_prompts_are_left_alone_until_explored(world: Any) -> None:
     p = np.where(np.arange(N) < 100, 0.5, 0.0)
-    selector = StagedSelector(IDS, PICKED, settings=StageConfig(screened=20, completed=20, explore=0.0))
+    selector = StagedSelector(IDS, PICKED, settings=StageConfig(responses=8, screened=20, completed=20, explore=0.0))
     selector.update(Simulated(p, world[1], seed=0))  # everyone, eight times
-    narrow = StageConfig(explore=0.0)
-    selector.settings = narrow
+    selector.settings = replace(GROUPS_OF_8, explore=0.0)
     second = Simulated(p, world[1], seed=1)
     selector.update(second)
     assert not second.asked[100:].any()
-    selector.settings = StageConfig(explore=0.5)
+    selector.settings = replace(GROUPS_OF_8, explore=0.5)
     third = Simulated(p, world[1], seed=2)
     selector.update(third)
     assert np.count_nonzero(third.asked[100:]) > 20
@@ -180,8 +181,8 @@ def test_bad_input_is_refused_in_one_line(world: Any, tmp_path: Path) -> None:
         StagedSelector(["a", "b", "a"], 1)
     with pytest.raises(ArrayError, match="between 1 and 2, found 3"):
         StagedSelector(["a", "b"], 3)
-    with pytest.raises(ArrayError, match="more than the 2 that all screened prompts give, found 2"):
-        StagedSelector(["a", "b"], 1, responses=2)
+    with pytest.raises(ConfigError, match=r"stage\.responses must be more than the 2 that all screened prompts give"):
+        StageConfig(responses=2)
     with pytest.raises(ConfigError, match=r"stage\.screened must be at least as much as stage.completed, found 1"):
         StageConfig(screened=1.0)
     selector = StagedSelector(IDS, PICKED, directory=tmp_path)

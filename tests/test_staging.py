@@ -177,7 +177,7 @@ def test_the_command_prints_what_it_cost_and_where_the_next_prompts_are(config: 
     assert found.exit_code == 0, found.output
     printed = json.loads(found.stdout)
     assert printed["stage"] == 1
-    assert printed["responses"] == PICKED * (4 * 2 + 2 * 6)
+    assert printed["responses"] == PICKED * 4 * 4
     assert Path(printed["parquet"]).is_file()
     refused = CliRunner().invoke(app, ["stage", str(run), "--policy", str(tmp_path / "nothing")])
     assert refused.exit_code == 2

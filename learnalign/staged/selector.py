@@ -39,11 +39,10 @@ FIRST = 2
 class StagedSelector:
     """Keeps what is known of a pool while a policy trains on it, and picks prompts again and again.
 
-    pool: [N] ids of the prompts, all different. n: how many are picked. responses: G, of a prompt that gives a
-    gradient. settings: what a stage may spend. seed: of what is drawn. directory: where the state is kept, so that it
-    survives a kill; one that holds a state is taken up. threshold: the reward from which on a response is correct.
-    Raises `ArrayError` for ids that repeat, an n outside 1..N or too small a G, `RunError` for the directory of another
-    pool.
+    pool: [N] ids of the prompts, all different. n: how many are picked. settings: what a stage may spend. seed: of what
+    is drawn. directory: where the state is kept, so that it survives a kill; one that holds a state is taken up.
+    threshold: the reward from which on a response is correct.
+    Raises `ArrayError` for ids that repeat or an n outside 1..N, `RunError` for the directory of another pool.
     """
 
     def __init__(
@@ -51,7 +50,6 @@ class StagedSelector:
         pool: Sequence[str],
         n: int,
         *,
-        responses: int = 8,
         settings: StageConfig | None = None,
         seed: int = 0,
         directory: str | Path | None = None,
@@ -63,11 +61,7 @@ class StagedSelector:
             raise ArrayError(f"the ids of a pool must all differ: {len(self.ids) - len(self._at):,} repeat")
         if not 1 <= operator.index(n) <= len(self.ids):
             raise ArrayError(f"n (how many prompts to pick) must lie between 1 and {len(self.ids)}, found {n}")
-        if responses <= FIRST:
-            raise ArrayError(
-                f"responses must be more than the {FIRST} that all screened prompts give, found {responses}"
-            )
-        self.n, self.responses, self.seed, self.threshold = n, responses, seed, threshold
+        self.n, self.seed, self.threshold = n, seed, threshold
         self.settings = settings or StageConfig()
         self._folder = None if directory is None else Folder(Path(directory), self.ids)
         self.state: State = (self._folder and self._folder.read()) or first_state(len(self.ids))
@@ -110,7 +104,7 @@ class StagedSelector:
         The selector changes only when all of it is done, and with a directory its new state is on the disk first.
         """
         settings, rng = self.settings, np.random.default_rng([self.seed, self.stage])
-        rest = self.responses - FIRST
+        rest = self.settings.responses - FIRST
         history = self.state.history.aged(settings.decay)
         screened = self._screened(history, rng)
         history.add(screened, policy.respond(screened, FIRST), FIRST)
@@ -137,7 +131,7 @@ class StagedSelector:
         """Positions of the prompts that answer twice, rising."""
         size = len(self.ids)
         count = min(size, round(self.settings.screened * self.n))
-        unknown = np.flatnonzero(history.responses < self.responses)
+        unknown = np.flatnonzero(history.responses < self.settings.responses)
         by_promise = _largest(history.promise(), rng.permutation(unknown), count - round(self.settings.explore * count))
         others = np.setdiff1d(np.arange(size), by_promise)
         drawn = rng.choice(others, min(len(others), count - len(by_promise)), replace=False)
