@@ -38,7 +38,7 @@ class Folder:
     """Where one selector keeps its state. Raises `RunError` for a path that cannot be a directory."""
 
     def __init__(self, path: Path, ids: Sequence[str]) -> None:
-        self.path, self._size = path, len(ids)
+        self.path = path
         self._digest = hashlib.sha256("\0".join(ids).encode()).hexdigest()
         try:
             path.mkdir(parents=True, exist_ok=True)
