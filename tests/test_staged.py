@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 
 from learnalign.errors import ArrayError, ConfigError, RunError
 from learnalign.staged import StageConfig, StagedSelector
+from learnalign.staged.folder import Folder
 from learnalign.staged.history import History
 from learnalign.staged.selector import _draw
 from learnalign.staged.sketches import NO_SKETCHES
+from learnalign.staged.state import first_state
 
 N, D, PICKED = 400, 64, 20
 GROUPS_OF_8 = StageConfig(responses=8, completed=2.0)
@@ -174,6 +177,18 @@ def test_a_torn_line_of_observations_is_left_out(world: Any, tmp_path: Path) -> 
     assert again.state.history.responses.sum() == before + 2
     again.observe(["p3"], [1.0])
     assert StagedSelector(IDS, PICKED, directory=tmp_path).state.history.responses.sum() == before + 3
+
+
+def test_the_last_stage_is_the_one_of_the_highest_number(tmp_path: Path) -> None:
+    """Stage 10,000 sorts before stage 9,999 as text. A kill between two stages may leave both."""
+    folder, other = Folder(tmp_path, IDS), Folder(tmp_path / "other", IDS)
+    folder.write(first_state(N)._replace(stage=9_999))
+    other.write(first_state(N)._replace(stage=10_000))
+    shutil.move(tmp_path / "other" / "stage-10000", tmp_path)
+    shutil.copytree(tmp_path / "stage-10000", tmp_path / "stage-10001.partial")
+    found = folder.read()
+    assert found is not None
+    assert found.stage == 10_000
 
 
 def test_bad_input_is_refused_in_one_line(world: Any, tmp_path: Path) -> None:

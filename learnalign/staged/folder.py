@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,10 +51,10 @@ class Folder:
 
         Raises `RunError` for the state of another pool, or one that cannot be read.
         """
-        stages = sorted(p for p in self.path.glob("stage-*") if p.suffix != durable.PARTIAL)
+        stages = [int(match[1]) for path in self.path.iterdir() if (match := re.fullmatch(r"stage-(\d+)", path.name))]
         if not stages:
             return None
-        folder = stages[-1]
+        folder = self._stage(max(stages))
         try:
             about = json.loads((folder / "state.json").read_text())
             if about["pool"] != self._digest:
