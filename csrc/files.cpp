@@ -88,14 +88,6 @@ void File::lock() const {
     if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) fail("lock", path_, errno);
 }
 
-// The disk works while the next block is copied. An error stays with the file and shows in sync().
-void File::begin_sync([[maybe_unused]] uint64_t offset, [[maybe_unused]] uint64_t size) const noexcept {
-#if defined(__linux__)
-    ::sync_file_range(descriptor_, static_cast<off_t>(offset), static_cast<off_t>(size),
-                      SYNC_FILE_RANGE_WRITE);
-#endif
-}
-
 void File::sync() const {
 #if defined(__APPLE__)
     const int result = ::fcntl(descriptor_, F_FULLFSYNC);

@@ -28,9 +28,7 @@ class File {
     void write_at(uint64_t offset, const void* bytes, size_t size) const;
     void truncate(uint64_t size) const;
     void lock() const;  // exclusively, at once, or Error(store)
-    void begin_sync(uint64_t offset,
-                    uint64_t size) const noexcept;  // so that sync() waits less; promises nothing
-    void sync() const;                              // fdatasync: the bytes and the length
+    void sync() const;  // fdatasync: the bytes and the length
     void close() noexcept;
     void moved_to(const std::string& path) { path_ = path; }
 

@@ -16,7 +16,7 @@ namespace {
 
 constexpr uint64_t checked_on_resume = uint64_t{64} << 20;
 constexpr uint64_t encoded_between_polls = uint64_t{4} << 20;
-constexpr uint64_t largest_group = uint64_t{256} << 20;  // bytes of rows that share one pair of syncs
+constexpr uint64_t largest_group = uint64_t{128} << 20;  // bytes of rows that share one pair of syncs
 
 std::string shard_stem(uint64_t shard) {
     char name[32];
@@ -196,7 +196,7 @@ void StoreWriter::append(const std::vector<std::string>& ids, const double* succ
     refuse_if_failed();
     if (ending_) throw Error(ErrorKind::store, directory_ + " is closed: open the store again to append");
     if (finished_) begin_writing();
-    if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
+    start_threads();
     block.first_row = place(ids.size());
     waiting_bytes_ += bytes;
     uncommitted_rows_ += ids.size();
@@ -204,46 +204,53 @@ void StoreWriter::append(const std::vector<std::string>& ids, const double* succ
     changed_.notify_all();
 }
 
-// Writes what is queued; commits when nothing waits any more, or much is written. A slow producer thus has
-// every block committed at once, a fast one waits for few syncs.
-void StoreWriter::work() {
-    Group group;
-    std::unique_lock lock(mutex_);
-    for (;;) {
-        changed_.wait(lock, [&] { return ending_ || !queue_.empty(); });
-        if (queue_.empty()) return;
-        try {
-            while (!queue_.empty() && group.bytes < largest_group) write_next(group, lock);
-            commit(group, lock);
-        } catch (const std::exception& error) {
-            if (!lock.owns_lock()) lock.lock();
-            failed_ = true;
-            failure_ = error.what();
-            queue_.clear();
-            waiting_bytes_ = 0;
-            changed_.notify_all();
-            return;
-        }
-    }
+void StoreWriter::start_threads() {
+    const auto start = [this](std::thread& thread, void (StoreWriter::*work)()) {
+        if (thread.joinable()) return;
+        thread = std::thread([this, work] {
+            try {
+                (this->*work)();
+            } catch (const std::exception& error) {
+                fail(error.what());
+            }
+        });
+    };
+    start(writing_, &StoreWriter::write_blocks);
+    start(committing_, &StoreWriter::commit_groups);
 }
 
-// Writes the first block of the queue, whose memory then has room for another.
-void StoreWriter::write_next(Group& group, std::unique_lock<std::mutex>& lock) {
-    const Pending block = std::move(queue_.front());
-    queue_.pop_front();
-    lock.unlock();
-    const uint64_t offset = data_header_bytes + block.first_row * shape_.row_bytes();
-    data_file_.write_at(offset, block.data.get(), block.bytes);
-    data_file_.begin_sync(offset, block.bytes);
-    const std::string record =
-        block_record(block.table, block.first_row, crc32c(block.data.get(), block.bytes));
-    if (summing_) add_to_sum(block, record);
-    group.records += record;
-    group.rows += block.table.rows();
-    group.bytes += block.bytes;
-    lock.lock();
-    waiting_bytes_ -= block.bytes;
+// A block's memory has room for another once it is written. Where the disk does not follow, the queue fills
+// up.
+void StoreWriter::write_blocks() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+        changed_.wait(lock, [&] {
+            return failed_ || (written_.bytes < largest_group && (ending_ || !queue_.empty()));
+        });
+        if (failed_) return;
+        if (queue_.empty()) break;
+        const Pending block = std::move(queue_.front());
+        queue_.pop_front();
+        lock.unlock();
+        const std::string record = write_block(block);
+        lock.lock();
+        written_.records += record;
+        written_.rows += block.table.rows();
+        written_.bytes += block.bytes;
+        waiting_bytes_ -= block.bytes;
+        changed_.notify_all();
+    }
+    writing_ended_ = true;
     changed_.notify_all();
+}
+
+// Returns the record that will make its rows count.
+std::string StoreWriter::write_block(const Pending& block) {
+    data_file_.write_at(data_header_bytes + block.first_row * shape_.row_bytes(), block.data.get(),
+                        block.bytes);
+    std::string record = block_record(block.table, block.first_row, crc32c(block.data.get(), block.bytes));
+    if (summing_) add_to_sum(block, record);
+    return record;
 }
 
 void StoreWriter::add_to_sum(const Pending& block, const std::string& record) {
@@ -256,17 +263,40 @@ void StoreWriter::add_to_sum(const Pending& block, const std::string& record) {
     summed_ = extend_digest(summed_, record.data() + record.size());
 }
 
+// What was written while one group was committed is the next: a slow producer has every block committed at
+// once, a fast one waits for few syncs. Many disks begin to work only when they are asked to sync, so that a
+// sync beside the writing costs less than one behind it.
+void StoreWriter::commit_groups() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+        changed_.wait(lock, [&] { return failed_ || writing_ended_ || written_.rows > 0; });
+        if (failed_ || written_.rows == 0) return;
+        const Group group = std::exchange(written_, {});
+        changed_.notify_all();
+        lock.unlock();
+        commit(group);
+        lock.lock();
+        committed_rows_ += group.rows;
+        uncommitted_rows_ -= group.rows;
+        changed_.notify_all();
+    }
+}
+
 // The rows reach the disk before the records that make them count.
-void StoreWriter::commit(Group& group, std::unique_lock<std::mutex>& lock) {
-    lock.unlock();
+void StoreWriter::commit(const Group& group) {
     data_file_.sync();
     index_file_.write_at(index_end_, group.records.data(), group.records.size());
     index_file_.sync();
     index_end_ += group.records.size();
-    lock.lock();
-    committed_rows_ += group.rows;
-    uncommitted_rows_ -= group.rows;
-    group = {};
+}
+
+// Nothing more is written or committed; who waits for either hears of it.
+void StoreWriter::fail(const char* reason) noexcept {
+    const std::lock_guard lock(mutex_);
+    if (failed_) return;
+    failed_ = true;
+    failure_ = reason;
+    queue_.clear();
     changed_.notify_all();
 }
 
@@ -289,7 +319,7 @@ void StoreWriter::close(const Poll& poll) {
     if (!index_file_.is_open()) return;
     try {
         wait_until_idle(poll);
-        end_thread();
+        end_threads();
         refuse_if_failed();
         if (!finished_) finish(poll);
     } catch (...) {
@@ -375,17 +405,18 @@ void StoreWriter::stop() noexcept {
     release();
 }
 
-void StoreWriter::end_thread() noexcept {
+void StoreWriter::end_threads() noexcept {
     {
         const std::lock_guard lock(mutex_);
         ending_ = true;
         changed_.notify_all();
     }
-    if (thread_.joinable()) thread_.join();
+    if (writing_.joinable()) writing_.join();
+    if (committing_.joinable()) committing_.join();
 }
 
 void StoreWriter::release() noexcept {
-    end_thread();
+    end_threads();
     data_file_.close();
     index_file_.close();
 }

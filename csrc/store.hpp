@@ -1,5 +1,6 @@
-// One idea: the writer of one shard. Blocks go in from any thread, a background thread makes them durable, in
-// order.
+// One idea: the writer of one shard. Blocks go in from any thread; in the background one thread writes them,
+// in order, and another makes durable what is written, so that copying and the disk do not wait for each
+// other.
 //
 // A block is atomic: after a crash at any instant all of its rows are in the store or none is. Damaged blocks
 // are set aside when the shard is opened: their rows become a hole, which the next block that fits fills.
@@ -56,7 +57,7 @@ class StoreWriter {
         uint64_t first_row;
     };
 
-    // What is written and not yet committed.
+    // What is written and will be committed together.
     struct Group {
         std::string records;
         uint64_t rows = 0;
@@ -73,15 +74,18 @@ class StoreWriter {
     Pending encode(const std::vector<std::string>& ids, const double* success_rate, const float* phi,
                    const Poll& poll) const;
     void wait_until_idle(const Poll& poll);
-    void work();
-    void write_next(Group& group, std::unique_lock<std::mutex>& lock);
+    void start_threads();
+    void write_blocks();
+    std::string write_block(const Pending& block);
     void add_to_sum(const Pending& block, const std::string& record);
-    void commit(Group& group, std::unique_lock<std::mutex>& lock);
+    void commit_groups();
+    void commit(const Group& group);
+    void fail(const char* reason) noexcept;
     void finish(const Poll& poll);
     std::string sum_again(const Poll& poll) const;
     void write_sum(const std::string& bytes) const;
     void clear_holes();
-    void end_thread() noexcept;
+    void end_threads() noexcept;
     void release() noexcept;
     void refuse_if_failed() const;
 
@@ -93,8 +97,8 @@ class StoreWriter {
     ShardIndex index_;           // as recovered
     bool finished_ = false;      // the shard on disk is complete
     bool out_of_order_ = false;  // there were holes, so that records may follow each other in another order
-    // The background thread's once it runs:
-    uint64_t index_end_ = 0;         // where the next record goes
+    uint64_t index_end_ = 0;     // where the next record goes; the committing thread's once it runs
+    // The writing thread's once it runs:
     bool summing_ = false;           // the shard was empty, so that the rows come in their order
     std::optional<RunningSum> sum_;  // of the rows written
     uint32_t summed_ = 0;            // digest of their records
@@ -103,15 +107,17 @@ class StoreWriter {
     std::mutex mutex_;    // guards everything below
     std::condition_variable changed_;
     std::deque<Pending> queue_;
+    Group written_;
     uint64_t waiting_bytes_ = 0;     // queued or being written
     uint64_t uncommitted_rows_ = 0;  // appended, in any state
     std::vector<RowRange> holes_;
     uint64_t end_row_ = 0;  // where a block goes that fits no hole
     uint64_t committed_rows_ = 0;
     bool ending_ = false;
+    bool writing_ended_ = false;
     bool failed_ = false;
     std::string failure_;
-    std::thread thread_;
+    std::thread writing_, committing_;
 };
 
 }  // namespace learnalign

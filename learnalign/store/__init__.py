@@ -1,4 +1,4 @@
-"""Sketches on disk: written once, durably, by a background thread; read as memory-mapped NumPy arrays.
+"""Sketches on disk: written once, durably, in the background; read as memory-mapped NumPy arrays.
 
 A store is a directory: `store.json` says what its rows were made with, `shard-*.npy` holds unit rows that
 `numpy.load(mmap_mode="r")` reads without us, `shard-*.index` says which rows count, `shard-*.sum` keeps the sum that

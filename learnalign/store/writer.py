@@ -1,4 +1,4 @@
-"""The writing side of a store: a background thread makes blocks of rows durable, each whole or not at all.
+"""The writing side of a store: blocks of rows become durable in the background, each whole or not at all.
 
 The native core encodes, checksums and writes (csrc/FORMAT.md says in which order); this module checks what
 comes in, takes the lock and keeps prompt ids unique. It does not look for damage in old rows (see `repair`).
@@ -107,8 +107,8 @@ class SketchWriter:
 
         Raises:
             ArrayError: wrong shapes, dtypes or rates.
-            StoreError: a repeated or unusable prompt id, or the background thread could not write an earlier
-                block (disk full, ...); committed rows are safe then.
+            StoreError: a repeated or unusable prompt id, or an earlier block could not be written (disk full, ...);
+                committed rows are safe then.
         """
         ids = list(prompt_ids)
         rates = np.asarray(success_rate)
