@@ -6,12 +6,12 @@ Ours: `SketchWriter`, float32 rows in, encoding included, every block durable. A
 was written. What the producing thread pays is the time of one `append` while the queue has room, as a share of a
 sketch that takes 1 ms a row.
 
-A disk's speed varies from minute to minute, so every way is measured in pairs with a floor right beside it, the
-floor before it in one turn and behind it in the next; what counts is the median of the pairs' ratios, printed with the
-quartiles. "floor again" is a second floor, paired in the same way: its distance from 1 is the error of the method. The
-baselines take part in the first turns only. Between two runs the files of the first are deleted and the disk is left
-to settle (`sync`, not timed): freed blocks are discarded at the next flush, which would be charged to whoever comes
-next.
+All ways take turns, in an order that moves by one and is reversed in every other turn, so that each comes as often
+before as behind the others; what counts is the ratio of the medians. "floor again" is a second floor, measured like the rest:
+its distance from 1 is the error of the method. The baselines take part in the first turns only. Before every run the
+files of the last are deleted, as much memory is touched and freed as a run needs, and the disk is left to settle
+(`sync`): a virtual machine gives free memory back to its host, and whoever writes into such pages first pays several
+times for the copy; freed blocks are discarded at the next flush, which would be charged to whoever comes next.
 
     python -m bench.store [--quick] [--folder DIRECTORY]
 
@@ -38,9 +38,11 @@ import numpy.typing as npt
 
 from bench.measure import finish
 from learnalign.store import SketchReader, SketchWriter
+from learnalign.store.writer import QUEUE_BYTES
 
 DIMENSION = 8192
 BLOCK = 128
+COMPARED = ("floor", "floor again", "ours")
 BASELINE_TURNS = 4
 
 
@@ -49,8 +51,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="64 MB")
     parser.add_argument("--folder", help="on the disk to be measured (default: the temporary folder)")
-    parser.add_argument("--repeats", type=int, default=10, help="pairs of ours and the floor")
-    parser.add_argument("--megabytes", type=int, default=1024)
+    parser.add_argument("--repeats", type=int, default=15, help="turns of ours and the floors")
+    parser.add_argument("--megabytes", type=int, default=512)
     asked = parser.parse_args()
     blocks = (64 if asked.quick else asked.megabytes) * 2**20 // (BLOCK * DIMENSION * 2)
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
@@ -62,8 +64,8 @@ def measure(folder: Path, blocks: int, repeats: int) -> None:
     rng = np.random.default_rng(0)
     phi = rng.standard_normal((BLOCK, DIMENSION), dtype=np.float32)
     unit = (phi / np.linalg.norm(phi.astype(np.float64), axis=1, keepdims=True)).astype(np.float16)
-    floor = partial(raw, folder / "raw", unit, blocks)
     runs: dict[str, Callable[[], None]] = {
+        "floor": partial(raw, folder / "raw", unit, blocks),
         "floor again": partial(raw, folder / "again", unit, blocks),
         "ours": partial(ours, folder / "ours", phi, blocks),
         "memmap": partial(memmap, folder / "memmap.npy", unit, blocks),
@@ -73,16 +75,16 @@ def measure(folder: Path, blocks: int, repeats: int) -> None:
             print(f"  {name} is not installed: skipped")
         else:
             runs[name] = partial(write, folder / name, unit, blocks)
-    pairs = measure_pairs(folder, floor, runs, repeats)
-    timed(folder, runs["ours"], lambda: check(folder / "ours", unit, blocks))
     size = blocks * unit.nbytes
+    seconds = take_turns(folder, runs, repeats, size + QUEUE_BYTES)
+    timed(folder, 0, runs["ours"], lambda: check(folder / "ours", unit, blocks))
     print(f"{size / 1e6:,.0f} MB of float16 in blocks of {unit.nbytes / 1e6:.1f} MB")
-    of_floor = {name: quartiles([beside / own for beside, own in times]) for name, times in pairs.items()}
-    for name, (low, middle, high) in of_floor.items():
-        speed = size / statistics.median(own for _, own in pairs[name]) / 1e6
-        print(
-            f"  {name:<14}{speed:>8,.0f} MB/s{middle:>8.2f} x floor ({low:.2f} to {high:.2f}, {len(pairs[name])} pairs)"
-        )
+    floor = statistics.median(seconds["floor"])
+    of_floor = {name: [floor / middle for middle in quartiles(own)] for name, own in seconds.items()}
+    for name, (high, middle, low) in of_floor.items():
+        speed = size / statistics.median(seconds[name]) / 1e6
+        spread = f"({low:.2f} to {high:.2f}, {len(seconds[name])} runs)"
+        print(f"  {name:<14}{speed:>8,.0f} MB/s{middle:>8.2f} x floor {spread}")
     encode = encoding_only(folder / "encode", phi)
     print(f"  one append takes {encode / (BLOCK * 1e-3):.1%} of a producer that needs 1 ms a sketch")
     finish(
@@ -90,7 +92,7 @@ def measure(folder: Path, blocks: int, repeats: int) -> None:
         {
             "megabytes": round(size / 1e6),
             "turns": repeats,
-            **{f"{name}_of_floor": [round(ratio, 2) for ratio in ratios] for name, ratios in of_floor.items()},
+            **{f"{name}_of_floor": [round(ratio, 3) for ratio in ratios[::-1]] for name, ratios in of_floor.items()},
             "append_of_a_sketch_of_1_ms_a_row": round(encode / (BLOCK * 1e-3), 4),
         },
         "numpy",
@@ -100,19 +102,15 @@ def measure(folder: Path, blocks: int, repeats: int) -> None:
     )
 
 
-def measure_pairs(
-    folder: Path, floor: Callable[[], None], runs: dict[str, Callable[[], None]], repeats: int
-) -> dict[str, list[tuple[float, float]]]:
-    """(seconds of the floor, of the way beside it) of every pair."""
-    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+def take_turns(folder: Path, runs: dict[str, Callable[[], None]], repeats: int, memory: int) -> dict[str, list[float]]:
+    """Seconds of every run of every way."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats):
-        for name, run in runs.items():
-            if name not in ("floor again", "ours") and turn >= BASELINE_TURNS:
-                continue
-            first, second = (floor, run) if turn % 2 == 0 else (run, floor)
-            seconds = timed(folder, first), timed(folder, second)
-            pairs[name].append(seconds if turn % 2 == 0 else seconds[::-1])
-    return pairs
+        names = [name for name in runs if name in COMPARED or turn < BASELINE_TURNS]
+        first = turn % len(names)
+        for name in (names[first:] + names[:first])[:: -1 if turn % 2 else 1]:
+            seconds[name].append(timed(folder, memory, runs[name]))
+    return seconds
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
@@ -121,8 +119,9 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def timed(folder: Path, run: Callable[[], None], after: Callable[[], None] = lambda: None) -> float:
-    """Seconds of a run in an empty folder on a disk at rest."""
+def timed(folder: Path, memory: int, run: Callable[[], None], after: Callable[[], None] = lambda: None) -> float:
+    """Seconds of a run in an empty folder on a disk at rest, beside `memory` bytes of pages in use before."""
+    np.ones(memory, np.uint8)
     os.sync()
     start = time.perf_counter()
     run()
