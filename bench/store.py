@@ -7,11 +7,11 @@ was written. What the producing thread pays is the time of one `append` while th
 sketch that takes 1 ms a row.
 
 All ways take turns, in an order that moves by one and is reversed in every other turn, so that each comes as often
-before as behind the others; what counts is the ratio of the medians. "floor again" is a second floor, measured like the rest:
-its distance from 1 is the error of the method. The baselines take part in the first turns only. Before every run the
-files of the last are deleted, as much memory is touched and freed as a run needs, and the disk is left to settle
-(`sync`): a virtual machine gives free memory back to its host, and whoever writes into such pages first pays several
-times for the copy; freed blocks are discarded at the next flush, which would be charged to whoever comes next.
+before as behind the others; what counts is the ratio of the medians. "floor again" is a second floor, measured like
+the rest: its distance from 1 is the error of the method. The baselines take part in the first turns only. Before every
+run the files of the last are deleted, as much memory is touched and freed as a run needs, and the disk is left to
+settle (`sync`): a virtual machine gives free memory back to its host, and whoever writes into such pages first pays
+several times for the copy; freed blocks are discarded at the next flush, which would be charged to whoever comes next.
 
     python -m bench.store [--quick] [--folder DIRECTORY]
 
