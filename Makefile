@@ -58,7 +58,7 @@ build/fuzz-index: csrc/tests/fuzz_index.cpp $(CORE) $(wildcard csrc/*.hpp)
 	$(FUZZ_CXX) $(CORE_FLAGS) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $@ $(filter %.cpp,$^)
 
 reliability: .venv/developing
-	LEARNALIGN_KILLS=200 LEARNALIGN_FLIPS=10000 LEARNALIGN_FUZZ=20000 $(BIN)/python -P -m pytest tests/test_store.py
+	LEARNALIGN_KILLS=200 LEARNALIGN_FLIPS=10000 LEARNALIGN_FUZZ=20000 $(BIN)/python -P -m pytest tests/test_store_*.py
 
 vllm-test: .venv-vllm/installed
 	HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/python -P -m pytest -o addopts=--import-mode=importlib -o pythonpath=. -s tests/vllm_engine
