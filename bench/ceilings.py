@@ -11,7 +11,6 @@ The last line is one JSON object.
 
 from __future__ import annotations
 
-import argparse
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ from typing import Any
 
 import torch
 
-from bench.measure import finish
+from bench.measure import asked_quick, finish
 
 SIDE = {"cuda": 8192, "cpu": 1024, "quick": 128}
 """Of the square matrices."""
@@ -53,9 +52,7 @@ class Ceilings:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="small matrices: checks that it runs")
-    quick = parser.parse_args().quick
+    quick = asked_quick(__doc__, "small matrices: checks that it runs")
     device = best_device()
     found = ceilings(device, quick)
     print(f"{device_name(device)}: {found.words()}")

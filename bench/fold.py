@@ -16,7 +16,6 @@ The last line is one JSON object.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -26,7 +25,7 @@ from learnalign.kernels.fold import backend, fold_matrices, fold_reference, fold
 from torch import Tensor
 
 from bench.ceilings import Ceilings, best_device, best_on, ceilings, device_name, rounded
-from bench.measure import finish
+from bench.measure import asked_quick, finish
 from bench.sketch import extra_bytes
 
 DIMENSION = 8192
@@ -49,9 +48,7 @@ COUNT = {"down": 1, "up": 2, "query": 2, "key": 2}
 
 def main() -> None:
     """Check, time, print a table and its numbers."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="few rounds, one shape, few tokens")
-    quick = parser.parse_args().quick
+    quick = asked_quick(__doc__, "few rounds, one shape, few tokens")
     device = best_device()
     offsets = [0, 100 if quick else 1000] if device == "cpu" else [2500 * k for k in range(9)]
     ceiling = ceilings(device, quick)

@@ -12,14 +12,13 @@ The last line is one JSON object.
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import numpy as np
 import torch
 
 from bench.ceilings import Ceilings, best_device, best_on, ceilings, device_name, rounded
-from bench.measure import finish
+from bench.measure import asked_quick, finish
 from bench.sketch import extra_bytes
 from learnalign.neighbours import FOLDED, on_device, tiled
 
@@ -34,9 +33,7 @@ RECALL = 0.99
 
 def main() -> None:
     """Measure, print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a few rows: checks that it runs")
-    quick = parser.parse_args().quick
+    quick = asked_quick(__doc__, "a few rows: checks that it runs")
     device = best_device()
     ceiling = ceilings(device, quick)
     rows, dimensions = SIZES["quick" if quick else device]

@@ -14,7 +14,6 @@ The last line is one JSON object.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor
 
 from bench.ceilings import best_device, best_on, ceilings, device_name, rounded
-from bench.measure import finish
+from bench.measure import asked_quick, finish
 from bench.sketch import extra_bytes
 from learnalign.tensor_scoring import score_tensor
 
@@ -41,9 +40,7 @@ CHECKED = 1000
 
 def main() -> None:
     """Make the rows, check, measure, print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a few rows: checks that it runs")
-    quick = parser.parse_args().quick
+    quick = asked_quick(__doc__, "a few rows: checks that it runs")
     device = best_device()
     ceiling = ceilings(device, quick)
     rows = leaning_rows(*SIZES["quick" if quick else device], device)

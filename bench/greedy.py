@@ -12,7 +12,6 @@ The last line is one JSON object. `pip install apricot-select submodlib-py scipy
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 from importlib import import_module
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.measure import best, finish, table
+from bench.measure import asked_quick, best, finish, table
 from learnalign.selection import facility_location
 
 NEIGHBORS = 64
@@ -29,11 +28,9 @@ Graph = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float
 
 def main() -> None:
     """Compare on a small graph, measure on the large one."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="10,000 candidates, 1,000 picks")
-    asked = parser.parse_args()
+    quick = asked_quick(__doc__, "10,000 candidates, 1,000 picks")
     compared = compare(1000, 50)
-    candidates, picks = (10_000, 1_000) if asked.quick else (100_000, 10_000)
+    candidates, picks = (10_000, 1_000) if quick else (100_000, 10_000)
     graph = random_graph(candidates)
     seconds = best(
         3,

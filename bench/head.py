@@ -15,7 +15,6 @@ The last line is one JSON object.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -25,7 +24,7 @@ from learnalign.kernels.logprob import HeadPass, head_pass, log_probabilities
 from torch import Tensor
 
 from bench.ceilings import Ceilings, best_device, best_on, ceilings, device_name, rounded
-from bench.measure import finish
+from bench.measure import asked_quick, finish
 from bench.sketch import extra_bytes
 from learnalign.gradient.head import HEAD_BYTES
 
@@ -52,9 +51,7 @@ Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 def main() -> None:
     """Check, time, print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a few tokens: checks that it runs")
-    quick = parser.parse_args().quick
+    quick = asked_quick(__doc__, "a few tokens: checks that it runs")
     device = best_device()
     check(inputs(*SIZES["quick"]["tiny"], device))
     ceiling = ceilings(device, quick)

@@ -1,4 +1,4 @@
-"""What every bench needs: the machine in words, versions, the best of interleaved runs, and the last line of JSON.
+"""What every bench needs: --quick, the machine in words, versions, the best of interleaved runs, the last line of JSON.
 
 Other work on the machine slows everything down for a while, so what is compared is run in turns and the best time
 of each is kept. This module decides nothing about what is measured.
@@ -6,6 +6,7 @@ of each is kept. This module decides nothing about what is measured.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -15,6 +16,13 @@ from importlib import metadata
 from typing import Any
 
 from learnalign import _core
+
+
+def asked_quick(script: str | None, meaning: str) -> bool:
+    """Whether a script that knows no other option is run with --quick; `script`: its docstring."""
+    parser = argparse.ArgumentParser(description=(script or "").split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help=meaning)
+    return bool(parser.parse_args().quick)
 
 
 def machine() -> dict[str, Any]:
