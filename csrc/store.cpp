@@ -264,8 +264,8 @@ void StoreWriter::add_to_sum(const Pending& block, const std::string& record) {
 }
 
 // What was written while one group was committed is the next: a slow producer has every block committed at
-// once, a fast one waits for few syncs. Many disks begin to work only when they are asked to sync, so that a
-// sync beside the writing costs less than one behind it.
+// once, a fast one waits for few syncs. A disk with a cache may begin to work only when it is asked to sync,
+// so that a sync beside the writing costs less than one behind it.
 void StoreWriter::commit_groups() {
     std::unique_lock lock(mutex_);
     for (;;) {
