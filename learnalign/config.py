@@ -190,8 +190,6 @@ class StageConfig:
     """Share of the screened that are drawn at random."""
     decay: float = 0.5
     """What a verdict still counts after a further stage."""
-    memory: int = 2
-    """Stages for which a sketch is used."""
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for the first setting that is out of range."""
@@ -201,7 +199,6 @@ class StageConfig:
             "screened": (self.screened >= self.completed, "at least as much as stage.completed"),
             "explore": (0 <= self.explore <= 1, "from 0 to 1"),
             "decay": (0 <= self.decay <= 1, "from 0 to 1"),
-            "memory": (self.memory >= 1, "at least 1"),
         }
         for name, (fine, rule) in rules.items():
             if not fine:

@@ -11,9 +11,9 @@ import pytest
 
 from learnalign.errors import ArrayError, ConfigError, RunError
 from learnalign.staged import StageConfig, StagedSelector
+from learnalign.staged.agreement import scores
 from learnalign.staged.history import History
 from learnalign.staged.selector import _draw
-from learnalign.staged.sketches import NO_SKETCHES
 
 N, D, PICKED = 400, 64, 20
 GROUPS_OF_8 = StageConfig(responses=8, completed=2.0)
@@ -61,8 +61,9 @@ def test_a_stage_asks_for_no_more_than_it_may_and_sketches_what_it_completed(wor
     assert np.count_nonzero(policy.asked == 2) == 2 * PICKED
     assert np.count_nonzero(policy.asked == 8) == 2 * PICKED
     assert facts.responses == policy.asked.sum() == 2 * 4 * PICKED + 6 * 2 * PICKED
-    assert facts.gradients == np.count_nonzero((policy.asked == 8) & (policy.correct > 0) & (policy.correct < 8))
-    assert set(np.flatnonzero(selector.state.score)) == set(selector.state.sketches.prompts)
+    differ = np.flatnonzero((policy.asked == 8) & (policy.correct > 0) & (policy.correct < 8))
+    assert np.flatnonzero(selector.state.score).tolist() == differ.tolist()
+    assert facts.gradients == len(differ)
 
 
 def test_what_is_known_is_not_asked_again_and_what_is_old_is(world: Any) -> None:
@@ -92,30 +93,23 @@ def test_hopeless_prompts_are_left_alone_until_explored(world: Any) -> None:
 
 def test_scores_are_the_definition_without_the_diagonal() -> None:
     rng = np.random.default_rng(3)
-    phi, value = rng.standard_normal((30, D)) * rng.random((30, 1)), rng.random(50) / 4
-    prompts = rng.permutation(50)[:30]
-    sketches = NO_SKETCHES.renewed(prompts, phi, stage=0, memory=1)
-    units = phi[np.argsort(prompts)]
-    units /= np.linalg.norm(units, axis=1, keepdims=True)
-    z = value[np.sort(prompts), None] * units
+    phi, value = rng.standard_normal((30, D)) * rng.random((30, 1)), rng.random(30) / 4
+    z = value[:, None] * phi / np.linalg.norm(phi, axis=1, keepdims=True)
     similar = z @ z.T
     np.fill_diagonal(similar, 0.0)
-    np.testing.assert_allclose(sketches.scores(value), similar.sum(axis=1) / 29, atol=2e-5)  # float16 rows
-    assert (NO_SKETCHES.renewed(prompts[:1], phi[:1], 0, 1).scores(value) == 0).all(), "no others to agree with"
+    np.testing.assert_allclose(scores(phi, value), similar.sum(axis=1) / 29, atol=1e-7)
+    assert scores(phi[:1], value[:1]) == 0, "no others to agree with"
 
 
-def test_sketches_are_replaced_kept_and_forgotten() -> None:
-    rows = np.eye(4, dtype=np.float32)
-    first = NO_SKETCHES.renewed(np.array([7, 3, 5]), rows[:3], stage=0, memory=2)
-    assert first.prompts.tolist() == [3, 5, 7]
-    second = first.renewed(np.array([5, 9]), np.stack([rows[3], rows[0] * 0]), stage=1, memory=2)
-    assert second.prompts.tolist() == [3, 5, 7], "a row of zeros is no sketch"
-    assert second.stage.tolist() == [0, 1, 0]
-    np.testing.assert_array_equal(second.rows[1], rows[3])
-    third = second.renewed(np.array([1]), np.full((1, 4), 1e9, np.float32), stage=2, memory=2)
-    assert third.prompts.tolist() == [1, 5]
-    with pytest.raises(ArrayError, match=r"must have shape \[1, 4\], found \[1, 5\]"):
-        third.renewed(np.array([1]), np.ones((1, 5)), stage=3, memory=2)
+def test_a_gradient_that_cannot_be_compared_takes_no_part() -> None:
+    rng = np.random.default_rng(4)
+    phi, value = rng.standard_normal((5, D)), rng.random(5)
+    with_bad = np.insert(phi, [1, 3], [np.zeros(D), np.full(D, np.nan)], axis=0)
+    found = scores(with_bad, np.insert(value, [1, 3], 0.25))
+    np.testing.assert_array_equal(np.delete(found, [1, 4]), scores(phi, value))
+    assert (found[[1, 4]] == 0).all()
+    with pytest.raises(ArrayError, match=r"must have shape \[5, d\], found \[4, 64\]"):
+        scores(phi[:4], value)
 
 
 def test_picks_are_drawn_in_proportion_to_the_score() -> None:
@@ -123,8 +117,13 @@ def test_picks_are_drawn_in_proportion_to_the_score() -> None:
     first = [int(_draw(score, score * 0, 2, np.random.default_rng(seed))[0]) for seed in range(4000)]
     share = np.bincount(first, minlength=6) / 4000
     np.testing.assert_allclose(share, np.array([0, 1, 2, 0, 5, 0]) / 8, atol=0.03)  # four standard errors
-    drawn = _draw(score, np.array([0.1, 0.0, 0.0, 0.2, 0.0, 0.3]), 5, np.random.default_rng(0))
-    assert drawn[3:].tolist() == [5, 3], "where too few have a score > 0, the most promising fill up"
+
+
+def test_prompts_without_a_score_fill_up_before_those_that_disagree() -> None:
+    score, promise = np.array([0.0, 1.0, 2.0, 0.0, 0.0, -1.0]), np.array([0.1, 0.0, 0.0, 0.2, 0.2, 0.3])
+    draws = [_draw(score, promise, 6, np.random.default_rng(seed)).tolist() for seed in range(50)]
+    assert {tuple(sorted(drawn[:2])) for drawn in draws} == {(1, 2)}
+    assert {tuple(drawn[2:]) for drawn in draws} == {(3, 4, 0, 5), (4, 3, 0, 5)}, "of equals random ones"
 
 
 def test_old_evidence_counts_less_and_drifts_to_the_pools_mean() -> None:
@@ -157,7 +156,7 @@ def test_a_kill_in_a_stage_changes_nothing(world: Any, tmp_path: Path, fail_in: 
     assert after.picks == straight.picks
     for name in ("correct", "responses"):
         np.testing.assert_array_equal(getattr(after.state.history, name), getattr(straight.state.history, name))
-    np.testing.assert_array_equal(after.state.sketches.rows, straight.state.sketches.rows)
+    np.testing.assert_array_equal(after.state.score, straight.state.score)
     assert after.state.facts == straight.state.facts
     assert len(list(tmp_path.iterdir())) == 1, "only the last state is kept"
 
