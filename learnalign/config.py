@@ -177,19 +177,19 @@ class SelectConfig:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """What one stage of a staged selection may spend (see `learnalign.staged`). By default about a third of what 30
+    """What one stage of a staged selection may spend (see `learnalign.staged`). By default about a quarter of what 30
     steps of training on the picks cost."""
 
     responses: int = 4
     """G, of a prompt that gives a gradient. Twice the prompts with half the responses are the better measurement."""
-    screened: float = 4.0
+    screened: float = 3.0
     """Prompts that answer twice, as a multiple of select.n."""
-    completed: float = 4.0
+    completed: float = 3.0
     """Prompts that answer G times, the most promising of these, as a multiple of select.n."""
     explore: float = 0.25
     """Share of the screened that are drawn at random."""
     decay: float = 0.5
-    """What a verdict still counts after a further stage."""
+    """What a verdict still counts after a further stage, or once training has come back to its prompt."""
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for the first setting that is out of range."""

@@ -16,7 +16,7 @@ from learnalign.staged.history import History
 from learnalign.staged.selector import _draw
 
 N, D, PICKED = 400, 64, 20
-GROUPS_OF_8 = StageConfig(responses=8, completed=2.0)
+GROUPS_OF_8 = StageConfig(responses=8, screened=4.0, completed=2.0)
 IDS = [f"p{k}" for k in range(N)]
 
 
@@ -138,6 +138,15 @@ def test_old_evidence_counts_less_and_drifts_to_the_pools_mean() -> None:
         history.add(np.array([0]), [3], [2])
 
 
+def test_what_training_saw_last_of_a_prompt_counts_most() -> None:
+    history, other = History(2), History(2)
+    for step in range(6):  # a prompt that was a coin and is settled: verdicts of both kinds, then of one
+        history.follow(np.zeros(8, np.int64), np.arange(8) < (4 if step < 3 else 8), decay=0.5)
+        other.add(np.zeros(8, np.int64), np.arange(8) < (4 if step < 3 else 8), 1)
+    assert history.responses.tolist() == [8 * (2 - 2.0**-5), 0]
+    assert history.promise()[0] < 0.5 * other.promise()[0]
+
+
 @pytest.mark.parametrize("fail_in", ["respond", "sketch"])
 def test_a_kill_in_a_stage_changes_nothing(world: Any, tmp_path: Path, fail_in: str) -> None:
     straight = StagedSelector(IDS, PICKED)
@@ -164,15 +173,17 @@ def test_a_kill_in_a_stage_changes_nothing(world: Any, tmp_path: Path, fail_in: 
 def test_a_torn_line_of_observations_is_left_out(world: Any, tmp_path: Path) -> None:
     selector = StagedSelector(IDS, PICKED, directory=tmp_path)
     selector.update(Simulated(*world, seed=0))
-    before = selector.state.history.responses.sum()
     selector.observe(["p1", "p2"], [1.0, 0.0])
+    before = selector.state.history.responses.copy()
     log = tmp_path / "stage-0001" / "observed.jsonl"
     with log.open("a") as file:
         file.write('{"prompts": [3')
     again = StagedSelector(IDS, PICKED, directory=tmp_path)
-    assert again.state.history.responses.sum() == before + 2
+    np.testing.assert_array_equal(again.state.history.responses, before)
     again.observe(["p3"], [1.0])
-    assert StagedSelector(IDS, PICKED, directory=tmp_path).state.history.responses.sum() == before + 3
+    third = StagedSelector(IDS, PICKED, directory=tmp_path).state.history.responses
+    np.testing.assert_array_equal(third, again.state.history.responses)
+    assert third[3] == before[3] / 2 + 1
 
 
 def test_bad_input_is_refused_in_one_line(world: Any, tmp_path: Path) -> None:

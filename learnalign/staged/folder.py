@@ -42,8 +42,8 @@ class Folder:
         except OSError as error:
             raise RunError(f"cannot make the directory {path}: {error.strerror}") from error
 
-    def read(self) -> State | None:
-        """The last state, with what was observed since; None where there is none.
+    def read(self, decay: float) -> State | None:
+        """The last state, with what was observed since (see `History.follow`); None where there is none.
 
         Raises `RunError` for the state of another pool, or one that cannot be read.
         """
@@ -58,7 +58,7 @@ class Folder:
             state = _state(folder, about)
             _drop_torn_line(folder / "observed.jsonl")
             for line in _lines(folder / "observed.jsonl"):
-                state.history.add(np.array(line["prompts"], np.int64), line["correct"], 1)
+                state.history.follow(np.array(line["prompts"], np.int64), line["correct"], decay)
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise RunError(f"{folder} cannot be read ({error}): delete it to begin anew") from error
         return state

@@ -3,7 +3,7 @@
 One stage (`StagedSelector.update`), for n picks of N prompts and groups of G responses:
 
 1. Age. What earlier stages saw counts `decay` times (see `history`); verdicts on the training's own responses since
-   then (`observe`) have come for nothing.
+   then (`observe`) have come for nothing, the last of a prompt counting most.
 2. Screen. `screened` x n prompts answer twice: those of the largest posterior E[p (1 - p)] among the prompts of which
    less than a group is known, and a share `explore` of them at random.
 3. Complete. The `completed` x n of the largest E[p (1 - p)] among these answer the rest of G.
@@ -66,7 +66,7 @@ class StagedSelector:
         self.n, self.seed, self.threshold = n, seed, threshold
         self.settings = settings or StageConfig()
         self._folder = None if directory is None else Folder(Path(directory), self.ids)
-        self.state: State = (self._folder and self._folder.read()) or first_state(len(self.ids))
+        self.state: State = (self._folder and self._folder.read(self.settings.decay)) or first_state(len(self.ids))
 
     @property
     def stage(self) -> int:
@@ -86,6 +86,8 @@ class StagedSelector:
     def observe(self, ids: Sequence[str], rewards: Sequence[float]) -> None:
         """Count responses that the training itself has sampled: a prompt's id and a reward for each.
 
+        Call it once a training step: all that one call tells of a prompt is of one time.
+
         Raises `ArrayError` for an id that is not in the pool, a reward that is not finite, or unequal lengths.
         """
         values = np.asarray(rewards, np.float64)
@@ -98,7 +100,7 @@ class StagedSelector:
         correct = values >= self.threshold
         if self._folder is not None:
             self._folder.note(self.stage, prompts, correct)
-        self.state.history.add(prompts, correct, 1)
+        self.state.history.follow(prompts, correct, self.settings.decay)
 
     def update(self, policy: Measurer) -> list[str]:
         """One stage: measure where it pays, and pick again. Returns the ids of the picks.
