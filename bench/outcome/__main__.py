@@ -41,6 +41,7 @@ Differences to the settings of the second run on the same pairs and seeds, +- on
     15    -0.003 +- 0.005   +0.007 +- 0.004   1.6 x  gradients of this stage only; prompts without a score fill up
                                                      before those of score < 0; 3 n prompts
        7  +0.003 +- 0.007   +0.012 +- 0.006   1.6 x      of these with, 8 without: training ages a prompt's verdicts
+       8  +0.001 +- 0.007   +0.010 +- 0.007   2.5 x      with aging, and sketches kept for two stages
     6     -0.012 +- 0.009   +0.005 +- 0.010   2.0 x  the same with 2 n prompts; with 4 n (2 runs) -0.010, -0.003
     7     -0.006 +- 0.007   +0.006 +- 0.007   1.9 x  the same with 2 n prompts and sketches kept for two stages
     6     +0.002 +- 0.006   +0.009 +- 0.006   2.2 x  score less its standard error over j, sketches kept, 3 n prompts
@@ -64,7 +65,8 @@ to 8 runs) were no better; picks that repeat in proportion to ridge scores, and 
 The third run has these defaults: staged - full: clean -0.002 +- 0.003, noisy +0.004 +- 0.008; at equal compute
 -0.020 +- 0.001, -0.009 +- 0.006; cost 25 and 26 %; 1.6 times. So they cured concentration and saved a quarter of the
 cost, and gained nothing at equal compute. Of the noisy pool's second picks 18 % were wrong in place of 8 % (and 6 %
-coins in place of 17 %): perhaps old sketches, for all their age, knew which of the trained prompts to leave.
+coins in place of 17 %): old sketches, for all their age, know some of the prompts to leave. Keeping them, tried on the
+tuning pairs after the third run, was worth nothing there in the end.
 
 An oracle that draws learnable prompts with right answers ended 0.044 and 0.024 above the full pool after 80 steps,
 staged selection (groups of 8) 0.042 above and 0.003 below (first round).
