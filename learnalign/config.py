@@ -177,21 +177,19 @@ class SelectConfig:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """What one stage of a staged selection may spend (see `learnalign.staged`). By default about a third of what 30
+    """What one stage of a staged selection may spend (see `learnalign.staged`). By default about a quarter of what 30
     steps of training on the picks cost."""
 
     responses: int = 4
     """G, of a prompt that gives a gradient. Twice the prompts with half the responses are the better measurement."""
-    screened: float = 4.0
+    screened: float = 3.0
     """Prompts that answer twice, as a multiple of select.n."""
-    completed: float = 4.0
+    completed: float = 3.0
     """Prompts that answer G times, the most promising of these, as a multiple of select.n."""
     explore: float = 0.25
     """Share of the screened that are drawn at random."""
     decay: float = 0.5
-    """What a verdict still counts after a further stage."""
-    memory: int = 2
-    """Stages for which a sketch is used."""
+    """What a verdict still counts after a further stage, or once training has come back to its prompt."""
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for the first setting that is out of range."""
@@ -201,7 +199,6 @@ class StageConfig:
             "screened": (self.screened >= self.completed, "at least as much as stage.completed"),
             "explore": (0 <= self.explore <= 1, "from 0 to 1"),
             "decay": (0 <= self.decay <= 1, "from 0 to 1"),
-            "memory": (self.memory >= 1, "at least 1"),
         }
         for name, (fine, rule) in rules.items():
             if not fine:

@@ -122,11 +122,11 @@ def test_the_trainings_own_rollouts_count_once(
             patch.setattr(LocalEngine, "sample", refuse)
             with pytest.raises(KeyboardInterrupt):
                 staging.stage(directory, config, [log], Progress(quiet=True))
-    selector = staging._selector(rundir.open_existing(directory))
-    before = staging._selector(rundir.open_existing(staged))
-    seen = selector.state.history.responses - before.state.history.responses
-    assert seen.tolist() == [4.0] * 10 + [0.0] * 74
-    assert (selector.state.history.correct - before.state.history.correct).sum() == 40
+    after = staging._selector(rundir.open_existing(directory)).state.history
+    before = staging._selector(rundir.open_existing(staged)).state.history
+    left = np.where(np.arange(84) < 10, config.stage.decay, 1.0)
+    assert (after.responses - before.responses * left).tolist() == [4.0] * 10 + [0.0] * 74
+    assert (after.correct - before.correct * left).tolist() == [4.0] * 10 + [0.0] * 74
     result = staging.stage(directory, config, [log], Progress(quiet=True))
     assert result.stage == 2
     assert not np.isin(np.arange(10), result_prompts(directory, config)).all()
@@ -177,7 +177,7 @@ def test_the_command_prints_what_it_cost_and_where_the_next_prompts_are(config: 
     assert found.exit_code == 0, found.output
     printed = json.loads(found.stdout)
     assert printed["stage"] == 1
-    assert printed["responses"] == PICKED * 4 * 4
+    assert printed["responses"] == PICKED * 3 * 4
     assert Path(printed["parquet"]).is_file()
     refused = CliRunner().invoke(app, ["stage", str(run), "--policy", str(tmp_path / "nothing")])
     assert refused.exit_code == 2

@@ -2,7 +2,7 @@
 
     selector    `StagedSelector`: what is measured, scored and picked in a stage
     history     success rates whose evidence ages
-    sketches    the last sketches, and the scores they give
+    agreement   the scores that a stage's sketches give
     measurer    what is asked of the policy
     state, folder   what is known between stages, and its place on the disk
     live        a model in this process as a measurer

@@ -2,7 +2,6 @@
 
     stage-0003/state.json       stage, facts, digest of the pool's ids
     stage-0003/prompts.parquet  a row a prompt: discounted correct and responses, score, rank (null where not picked)
-    stage-0003/sketches.npy     [M, d] float16 unit rows; sketches.parquet: their prompts and stages
     stage-0003/observed.jsonl   verdicts that have come since, a line each call of `observe`
 
 A folder appears whole (written as .partial, flushed, renamed), then the one before it goes; `observed.jsonl` is
@@ -13,7 +12,6 @@ This module decides nothing.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -31,7 +29,6 @@ from learnalign import durable
 from learnalign.errors import RunError
 from learnalign.rows import Integers
 from learnalign.staged.history import History
-from learnalign.staged.sketches import Sketches
 from learnalign.staged.state import Facts, State
 
 
@@ -46,8 +43,8 @@ class Folder:
         except OSError as error:
             raise RunError(f"cannot make the directory {path}: {error.strerror}") from error
 
-    def read(self) -> State | None:
-        """The last state, with what was observed since; None where there is none.
+    def read(self, decay: float) -> State | None:
+        """The last state, with what was observed since (see `History.follow`); None where there is none.
 
         Raises `RunError` for the state of another pool, or one that cannot be read.
         """
@@ -62,7 +59,7 @@ class Folder:
             state = _state(folder, about)
             _drop_torn_line(folder / "observed.jsonl")
             for line in _lines(folder / "observed.jsonl"):
-                state.history.add(np.array(line["prompts"], np.int64), line["correct"], 1)
+                state.history.follow(np.array(line["prompts"], np.int64), line["correct"], decay)
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise RunError(f"{folder} cannot be read ({error}): delete it to begin anew") from error
         return state
@@ -76,11 +73,6 @@ class Folder:
         about = {"stage": state.stage, "pool": self._digest, "facts": state.facts._asdict()}
         durable.write_json(partial / "state.json", about)
         durable.write_parquet(partial / "prompts.parquet", _prompts(state))
-        prompts, rows, made = state.sketches
-        durable.write_parquet(partial / "sketches.parquet", pa.table({"prompt": prompts, "stage": made}))
-        buffer = io.BytesIO()
-        np.save(buffer, rows, allow_pickle=False)
-        durable.write_bytes(partial / "sketches.npy", buffer.getvalue())
         durable.publish(partial, folder)
         for older in self.path.glob("stage-*"):
             if older != folder:
@@ -111,11 +103,8 @@ def _state(folder: Path, about: dict[str, Any]) -> State:
     history.responses = prompts["responses"].to_numpy().copy()
     rank = prompts["rank"].to_numpy()  # float64, NaN where null
     picked = np.flatnonzero(~np.isnan(rank))
-    made = pq.read_table(folder / "sketches.parquet")
-    rows = np.load(folder / "sketches.npy", allow_pickle=False)
-    sketches = Sketches(made["prompt"].to_numpy(), rows, made["stage"].to_numpy())
     picked = picked[np.argsort(rank[picked])]
-    return State(about["stage"], history, sketches, prompts["score"].to_numpy(), picked, Facts(**about["facts"]))
+    return State(about["stage"], history, prompts["score"].to_numpy(), picked, Facts(**about["facts"]))
 
 
 def _prompts(state: State) -> pa.Table:

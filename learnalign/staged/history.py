@@ -1,8 +1,9 @@
 """What is known of every prompt's success rate while the policy moves: verdicts that count less the older they are.
 
 A prompt's evidence is a pair of discounted numbers, correct responses s and all responses m. Every stage multiplies
-both by `decay` before new verdicts are added, so that with Beta(a + s, b + m - s) an old prompt drifts back to what is
-known of the pool: it may have become learnable. The prior's mean is the pool's mean success rate. This module samples
+both by `decay` before new verdicts are added, and for a prompt that is trained on, every further step that it is in. So
+with Beta(a + s, b + m - s) an old prompt drifts back to what is known of the pool: it may have become learnable; and
+one that training has settled is known to be so. The prior's mean is the pool's mean success rate. This module samples
 nothing and picks nothing.
 """
 
@@ -39,6 +40,16 @@ class History:
             raise ArrayError("correct responses must be from 0 to the number of responses, and no NaN")
         np.add.at(self.correct, prompts, right)
         np.add.at(self.responses, prompts, all_)
+
+    def follow(self, prompts: Integers, correct: npt.ArrayLike, decay: float) -> None:
+        """Count single verdicts of training steps: correct[k], 0 or 1, of prompts[k].
+
+        Since a prompt was seen before, the policy has trained on it: what was known of it counts `decay` times.
+        """
+        trained = np.unique(prompts)
+        self.correct[trained] *= decay
+        self.responses[trained] *= decay
+        self.add(prompts, correct, 1)
 
     def aged(self, decay: float) -> History:
         """A copy in which all evidence counts `decay` times what it did."""

@@ -3,15 +3,16 @@
 One stage (`StagedSelector.update`), for n picks of N prompts and groups of G responses:
 
 1. Age. What earlier stages saw counts `decay` times (see `history`); verdicts on the training's own responses since
-   then (`observe`) have come for nothing.
+   then (`observe`) have come for nothing, the last of a prompt counting most.
 2. Screen. `screened` x n prompts answer twice: those of the largest posterior E[p (1 - p)] among the prompts of which
    less than a group is known, and a share `explore` of them at random.
 3. Complete. The `completed` x n of the largest E[p (1 - p)] among these answer the rest of G.
-4. Sketch. Those with 0 < p < 1 give a gradient. Older sketches are kept for `memory` stages.
-5. Score. score_i = V_i u_i . mean over j != i of V_j u_j over all prompts with a sketch: V the posterior mean of
-   p (1 - p), u the unit sketch.
+4. Sketch. Those with 0 < p < 1 give a gradient.
+5. Score. score_i = V_i u_i . mean over j != i of V_j u_j over these gradients: V the posterior mean of p (1 - p), u the
+   unit sketch.
 6. Pick. n of the prompts with a score > 0, drawn without replacement in proportion to it: where one kind of prompt has
-   all the highest scores, the n highest would be of that kind.
+   all the highest scores, the n highest would be of that kind. Where there are fewer, prompts without a score fill up,
+   by E[p (1 - p)]: training on them is what the full pool would do, and tells of them for nothing.
 
 All that is chosen here follows from the verdicts, the sketches and (seed, stage). This module loads no policy.
 """
@@ -27,6 +28,7 @@ import numpy as np
 from learnalign.config import StageConfig
 from learnalign.errors import ArrayError
 from learnalign.rows import Integers
+from learnalign.staged.agreement import scores
 from learnalign.staged.folder import Folder
 from learnalign.staged.history import Doubles, History
 from learnalign.staged.measurer import Measurer
@@ -64,7 +66,7 @@ class StagedSelector:
         self.n, self.seed, self.threshold = n, seed, threshold
         self.settings = settings or StageConfig()
         self._folder = None if directory is None else Folder(Path(directory), self.ids)
-        self.state: State = (self._folder and self._folder.read()) or first_state(len(self.ids))
+        self.state: State = (self._folder and self._folder.read(self.settings.decay)) or first_state(len(self.ids))
 
     @property
     def stage(self) -> int:
@@ -84,6 +86,8 @@ class StagedSelector:
     def observe(self, ids: Sequence[str], rewards: Sequence[float]) -> None:
         """Count responses that the training itself has sampled: a prompt's id and a reward for each.
 
+        Call it once a training step: all that one call tells of a prompt is of one time.
+
         Raises `ArrayError` for an id that is not in the pool, a reward that is not finite, or unequal lengths.
         """
         values = np.asarray(rewards, np.float64)
@@ -96,7 +100,7 @@ class StagedSelector:
         correct = values >= self.threshold
         if self._folder is not None:
             self._folder.note(self.stage, prompts, correct)
-        self.state.history.add(prompts, correct, 1)
+        self.state.history.follow(prompts, correct, self.settings.decay)
 
     def update(self, policy: Measurer) -> list[str]:
         """One stage: measure where it pays, and pick again. Returns the ids of the picks.
@@ -111,17 +115,16 @@ class StagedSelector:
         completed = np.sort(_largest(history.promise(), screened, round(settings.completed * self.n)))
         history.add(completed, policy.respond(completed, rest), rest)
         learnable, phi = policy.sketch(completed)
-        sketches = self.state.sketches.renewed(learnable, phi, self.stage, settings.memory)
         value = history.promise()
         score = np.zeros(len(self.ids))
-        score[sketches.prompts] = sketches.scores(value)
+        score[learnable] = scores(phi, value[learnable])
         facts = Facts(
             screened=len(screened),
             responses=FIRST * len(screened) + rest * len(completed),
             gradients=len(learnable),
             score_above_zero=int(np.count_nonzero(score > 0)),
         )
-        after = State(self.stage + 1, history, sketches, score, _draw(score, value, self.n, rng), facts)
+        after = State(self.stage + 1, history, score, _draw(score, value, self.n, rng), facts)
         if self._folder is not None:
             self._folder.write(after)
         self.state = after
@@ -144,12 +147,14 @@ def _largest(value: Doubles, among: Integers, count: int) -> Integers:
 
 
 def _draw(score: Doubles, promise: Doubles, n: int, rng: np.random.Generator) -> Integers:
-    """n prompts of score > 0, without replacement in proportion to it; then those that promise most.
+    """n prompts of score > 0, without replacement in proportion to it; then those without a score that promise most,
+    of equals random ones; last those whose gradients disagree with the others'.
 
     The n largest log(score) + Gumbel noise are such a draw (Efraimidis and Spirakis, 2006, in another form).
     """
     noise = rng.gumbel(size=len(score))
     positive = np.flatnonzero(score > 0)
     drawn = positive[np.argsort(-(np.log(score[positive]) + noise[positive]), kind="stable")[:n]]
-    others = np.setdiff1d(np.arange(len(score)), drawn)
-    return np.concatenate([drawn, _largest(promise, others, n - len(drawn))])
+    others = rng.permutation(np.flatnonzero(score <= 0))
+    others = others[np.lexsort((-promise[others], score[others] < 0))]
+    return np.concatenate([drawn, others])[:n]

@@ -8,7 +8,6 @@ import numpy as np
 
 from learnalign.rows import Integers
 from learnalign.staged.history import Doubles, History
-from learnalign.staged.sketches import NO_SKETCHES, Sketches
 
 
 class Facts(NamedTuple):
@@ -29,7 +28,6 @@ class State(NamedTuple):
 
     stage: int
     history: History
-    sketches: Sketches
     score: Doubles
     """[N] of the last stage, 0 for a prompt without a sketch."""
     picked: Integers
@@ -39,4 +37,4 @@ class State(NamedTuple):
 
 def first_state(size: int) -> State:
     """Of N = size prompts of which nothing is known."""
-    return State(0, History(size), NO_SKETCHES, np.zeros(size), np.zeros(0, np.int64), Facts())
+    return State(0, History(size), np.zeros(size), np.zeros(0, np.int64), Facts())
