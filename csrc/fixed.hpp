@@ -23,12 +23,14 @@ double fixed_unit(double largest);
 // Of each 32 columns the quads stand in the order in which AVX2 widens bytes, the last d % 32 as they come.
 struct FixedSum {
     double unit = 0.0;
-    std::vector<int32_t> columns;
+    int64_t rows = 0;
+    uint32_t excess[digits] = {};  // what stands in every column of a digit beside the sum, modulo 2^32
+    std::vector<uint32_t> columns;
 
     FixedSum() = default;
     explicit FixedSum(int64_t d) : columns(digits * static_cast<size_t>(d)) {}
-    // Call before weights up to `largest` are added: where they need a larger unit, `total` takes what is
-    // here.
+    // Call before group_rows rows with weights up to `largest` are added: where they need more room or a
+    // larger unit, `total` takes what is here.
     void make_room(double largest, std::vector<double>& total);
     void move_to(std::vector<double>& total);
 };

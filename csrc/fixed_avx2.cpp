@@ -84,22 +84,20 @@ LEARNALIGN_AVX2 void fixed_dot_two_avx2(const int8_t* a, const int8_t* b, const 
 }
 
 // The bytes of two rows are interleaved, so that one instruction multiplies both with their weights and adds.
-// 128 is added to every byte, which makes widening cheap, and 128 times the weights is taken off at the end;
-// what overflows meanwhile comes back. Eight rows: with more, rows that lie a multiple of 4 KiB apart would
-// drive each other out of the first-level cache.
+// 128 is added to every byte, which makes widening cheap and adds the same excess to every column; what
+// overflows meanwhile comes back when that is taken off. Eight rows: with more, rows that lie a multiple of 4
+// KiB apart would drive each other out of the first-level cache.
 LEARNALIGN_AVX2 void fixed_add_avx2(const int8_t* const* rows, const int16_t (*weights)[digits],
                                     FixedSum& sum, int64_t d, const void* next) {
     constexpr int pairs = group_rows / 2;
-    int32_t *low = sum.columns.data(), *high = low + d;
+    uint32_t *low = sum.columns.data(), *high = low + d;
     const auto* ahead = static_cast<const char*>(next);
     const __m256i zero = _mm256_setzero_si256(), bias = _mm256_set1_epi8(-128);
     __m256i weight[pairs][digits];
-    int32_t all[digits] = {};
     for (int t = 0; t < digits; ++t) {
         for (int p = 0; p < pairs; ++p) weight[p][t] = pair(weights[2 * p][t], weights[2 * p + 1][t]);
-        for (int r = 0; r < group_rows; ++r) all[t] += weights[r][t];
+        for (int r = 0; r < group_rows; ++r) sum.excess[t] += static_cast<uint32_t>(128 * weights[r][t]);
     }
-    const __m256i excess_low = _mm256_set1_epi32(128 * all[0]), excess_high = _mm256_set1_epi32(128 * all[1]);
     int64_t k = 0;
     for (; k + 32 <= d; k += 32, ahead += 32 * group_rows * 3 / 4) {
         for (int line = 0; line < group_rows * 3 / 8; ++line) fetch(ahead + 64 * line);
@@ -119,14 +117,14 @@ LEARNALIGN_AVX2 void fixed_add_avx2(const int8_t* const* rows, const int16_t (*w
             for (int q = 0; q < 4; ++q) high_sum[q] = multiply_add(xy[q], weight[p][1], high_sum[q]);
         }
         for (int q = 0; q < 4; ++q) {
-            store(low + k + 8 * q, _mm256_sub_epi32(low_sum[q], excess_low));
-            store(high + k + 8 * q, _mm256_sub_epi32(high_sum[q], excess_high));
+            store(low + k + 8 * q, low_sum[q]);
+            store(high + k + 8 * q, high_sum[q]);
         }
     }
     for (; k < d; ++k) {
         for (int r = 0; r < group_rows; ++r) {
-            low[k] += int32_t{weights[r][0]} * rows[r][k];
-            high[k] += int32_t{weights[r][1]} * rows[r][k];
+            low[k] += static_cast<uint32_t>(weights[r][0] * (rows[r][k] + 128));
+            high[k] += static_cast<uint32_t>(weights[r][1] * (rows[r][k] + 128));
         }
     }
 }

@@ -1,5 +1,5 @@
-// One idea: sum_j V_j u_j with u_j = row_j / |row_j|, in blocks of 256 rows whose sums are added in their
-// order.
+// One idea: sum_j V_j u_j with u_j = row_j / |row_j|, in blocks of 1,024 rows whose sums are added in
+// their order.
 //
 // The scorer's threads sum a block each; RunningSum sums rows as they come, however they are cut into pieces.
 // Both give the same bits.
@@ -13,7 +13,7 @@
 
 namespace learnalign {
 
-constexpr int64_t block_rows = fixed_sum_rows;  // part of the result: sums are rounded block by block
+constexpr int64_t block_rows = 1024;  // part of the result: sums are rounded block by block
 
 enum class RowState : uint8_t { good, zero, not_finite };
 
