@@ -9,6 +9,19 @@ namespace {
 
 constexpr int64_t chunk = 256;  // products of one digit whose sum fits 32 bits: 256 * 2^7 * 2^15 = 2^30
 
+// Calls each(column, its place in a FixedSum) for d columns.
+template <class Each>
+void for_columns(int64_t d, Each each) {
+    constexpr int places[8] = {0, 8, 16, 24, 4, 12, 20, 28};  // of the quads of 32 columns
+    const int64_t whole = d / 32 * 32;
+    for (int64_t block = 0; block < whole; block += 32) {
+        for (int quad = 0; quad < 8; ++quad) {
+            for (int k = 0; k < 4; ++k) each(block + 4 * quad + k, block + places[quad] + k);
+        }
+    }
+    for (int64_t k = whole; k < d; ++k) each(k, k);
+}
+
 }  // namespace
 
 double fixed_unit(double largest) {
@@ -25,19 +38,23 @@ void write_digits(double x, double unit, int16_t* out) {
 }
 
 void FixedSum::make_room(double largest, std::vector<double>& total) {
-    const double needed = fixed_unit(largest);
-    if (needed <= unit) return;
-    if (unit > 0.0) move_to(total);
+    const double needed = std::max(unit, fixed_unit(largest));
+    if (needed > unit || rows == fixed_sum_rows) move_to(total);
     unit = needed;
+    rows += group_rows;
 }
 
 void FixedSum::move_to(std::vector<double>& total) {
-    const size_t d = total.size();
-    for (size_t k = 0; k < d; ++k) {
-        const int64_t sums[digits] = {columns[k], columns[d + k]};
+    if (rows == 0) return;
+    const auto d = static_cast<int64_t>(total.size());
+    for_columns(d, [&](int64_t k, int64_t place) {
+        const int64_t sums[digits] = {static_cast<int32_t>(columns[place] - excess[0]),
+                                      static_cast<int32_t>(columns[d + place] - excess[1])};
         total[k] += join_digits(sums, unit);
-    }
+    });
     std::fill(columns.begin(), columns.end(), 0);
+    std::fill_n(excess, digits, 0);
+    rows = 0;
 }
 
 FixedVector::FixedVector(const std::vector<double>& values) : columns(digits * values.size()) {
@@ -67,9 +84,9 @@ void fixed_dot(const int8_t* row, const FixedVector& vector, int64_t d, int64_t*
 
 void fixed_add(const int8_t* row, const int16_t* weight, FixedSum& sum, int64_t d) {
     for (int t = 0; t < digits; ++t) {
-        int32_t* column = sum.columns.data() + t * d;
+        uint32_t* column = sum.columns.data() + t * d;
         const int32_t w = weight[t];
-        for (int64_t k = 0; k < d; ++k) column[k] += w * row[k];
+        for_columns(d, [&](int64_t k, int64_t place) { column[place] += static_cast<uint32_t>(w * row[k]); });
     }
 }
 

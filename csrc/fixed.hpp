@@ -13,21 +13,24 @@ namespace learnalign {
 
 constexpr int digits = 2;
 constexpr int digit_bits = 16;
-constexpr int group_rows = 4;  // rows added at once: a sum is loaded and stored once for all of them
+constexpr int group_rows = 8;  // rows added at once: a sum is loaded and stored once for all of them
 constexpr int64_t fixed_sum_rows = 256;  // rows in a FixedSum: 256 * 2^7 * 2^15 = 2^30 fits 32 bits
 
 // The power of two that makes every |x| <= largest an integer of at most 2^30; 0 for largest = 0.
 double fixed_unit(double largest);
 
-// sum_j w_j q_j over at most fixed_sum_rows int8 rows: digit t of column k at [t * d + k].
+// sum_j w_j q_j over at most fixed_sum_rows int8 rows: digit t of column k at [t * d + k's place].
+// Of each 32 columns the quads stand in the order in which AVX2 widens bytes, the last d % 32 as they come.
 struct FixedSum {
     double unit = 0.0;
-    std::vector<int32_t> columns;
+    int64_t rows = 0;
+    uint32_t excess[digits] = {};  // what stands in every column of a digit beside the sum, modulo 2^32
+    std::vector<uint32_t> columns;
 
     FixedSum() = default;
     explicit FixedSum(int64_t d) : columns(digits * static_cast<size_t>(d)) {}
-    // Call before weights up to `largest` are added: where they need a larger unit, `total` takes what is
-    // here.
+    // Call before group_rows rows with weights up to `largest` are added: where they need more room or a
+    // larger unit, `total` takes what is here.
     void make_room(double largest, std::vector<double>& total);
     void move_to(std::vector<double>& total);
 };
@@ -56,11 +59,12 @@ void fixed_add(const int8_t* row, const int16_t* weight, FixedSum& sum, int64_t 
 int64_t fixed_sum_squares(const int8_t* row, int64_t d);
 
 // The AVX2 twins (fixed_avx2.cpp), for two and for group_rows rows at once. They fetch what comes next
-// meanwhile: the former a pair of rows that lies `ahead` bytes behind, the latter as many bytes as it reads.
+// meanwhile: dots a pair of rows that lies `ahead` bytes behind, squares a quarter of a row and sums three
+// quarters of group_rows rows from `next` on.
 void fixed_dot_two_avx2(const int8_t* a, const int8_t* b, const FixedVector& vector, int64_t d, int64_t ahead,
                         int64_t* sums_a, int64_t* sums_b);
 void fixed_add_avx2(const int8_t* const* rows, const int16_t (*weights)[digits], FixedSum& sum, int64_t d,
                     const void* next);
-int64_t fixed_sum_squares_avx2(const int8_t* row, int64_t d);
+int64_t fixed_sum_squares_avx2(const int8_t* row, int64_t d, const void* next);
 
 }  // namespace learnalign

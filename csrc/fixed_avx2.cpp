@@ -37,10 +37,14 @@ LEARNALIGN_AVX2 inline __m256i multiply_add(__m256i a, __m256i b, __m256i sum) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
 }
 
-// Digit t of two weights, as the pair of 16-bit numbers that meets the bytes of a pair of rows.
-int32_t pair(int16_t a, int16_t b) {
-    return static_cast<int32_t>(static_cast<uint16_t>(a) |
-                                (static_cast<uint32_t>(static_cast<uint16_t>(b)) << 16));
+// Digit t of two weights in every lane, as the pair of 16-bit numbers that meets the bytes of a pair of rows.
+LEARNALIGN_AVX2 inline __m256i pair(int16_t a, int16_t b) {
+    return _mm256_set1_epi32(static_cast<int32_t>(static_cast<uint16_t>(a) |
+                                                  (static_cast<uint32_t>(static_cast<uint16_t>(b)) << 16)));
+}
+
+LEARNALIGN_AVX2 inline void fetch(const char* where) {
+    _mm_prefetch(where, _MM_HINT_T1);
 }
 
 }  // namespace
@@ -80,62 +84,74 @@ LEARNALIGN_AVX2 void fixed_dot_two_avx2(const int8_t* a, const int8_t* b, const 
 }
 
 // The bytes of two rows are interleaved, so that one instruction multiplies both with their weights and adds.
-// Four rows: with more, rows whose bytes lie a multiple of 4 KiB apart would drive each other out of the
-// first-level cache.
+// 128 is added to every byte, which makes widening cheap and adds the same excess to every column; what
+// overflows meanwhile comes back when that is taken off. Eight rows: with more, rows that lie a multiple of 4
+// KiB apart would drive each other out of the first-level cache.
 LEARNALIGN_AVX2 void fixed_add_avx2(const int8_t* const* rows, const int16_t (*weights)[digits],
                                     FixedSum& sum, int64_t d, const void* next) {
-    static_assert(group_rows == 4);
-    int32_t* sums[digits] = {sum.columns.data(), sum.columns.data() + d};
+    constexpr int pairs = group_rows / 2;
+    uint32_t *low = sum.columns.data(), *high = low + d;
     const auto* ahead = static_cast<const char*>(next);
-    int32_t pairs[group_rows / 2][digits];
-    for (int p = 0; p < group_rows / 2; ++p) {
-        for (int t = 0; t < digits; ++t) pairs[p][t] = pair(weights[2 * p][t], weights[2 * p + 1][t]);
+    const __m256i zero = _mm256_setzero_si256(), bias = _mm256_set1_epi8(-128);
+    __m256i weight[pairs][digits];
+    for (int t = 0; t < digits; ++t) {
+        for (int p = 0; p < pairs; ++p) weight[p][t] = pair(weights[2 * p][t], weights[2 * p + 1][t]);
+        for (int r = 0; r < group_rows; ++r) sum.excess[t] += static_cast<uint32_t>(128 * weights[r][t]);
     }
     int64_t k = 0;
-    for (; k + 32 <= d; k += 32, ahead += 32 * group_rows) {
-        _mm_prefetch(ahead, _MM_HINT_T1);
-        _mm_prefetch(ahead + 64, _MM_HINT_T1);
-        __m256i column[digits][4];
-        for (int t = 0; t < digits; ++t) {
-            for (int q = 0; q < 4; ++q) column[t][q] = load(sums[t] + k + 8 * q);
+    for (; k + 32 <= d; k += 32, ahead += 32 * group_rows * 3 / 4) {
+        for (int line = 0; line < group_rows * 3 / 8; ++line) fetch(ahead + 64 * line);
+        __m256i low_sum[4], high_sum[4];
+        for (int q = 0; q < 4; ++q) {
+            low_sum[q] = load(low + k + 8 * q);
+            high_sum[q] = load(high + k + 8 * q);
         }
-#pragma GCC unroll 2
-        for (int p = 0; p < group_rows / 2; ++p) {
-            const __m256i x = load(rows[2 * p] + k), y = load(rows[2 * p + 1] + k);
-            const __m256i low = _mm256_unpacklo_epi8(x, y), high = _mm256_unpackhi_epi8(x, y);
-            const __m256i xy[4] = {_mm256_cvtepi8_epi16(_mm256_castsi256_si128(low)),
-                                   _mm256_cvtepi8_epi16(_mm256_castsi256_si128(high)),
-                                   _mm256_cvtepi8_epi16(_mm256_extracti128_si256(low, 1)),
-                                   _mm256_cvtepi8_epi16(_mm256_extracti128_si256(high, 1))};
-            for (int t = 0; t < digits; ++t) {
-                const __m256i weight = _mm256_set1_epi32(pairs[p][t]);
-                for (int q = 0; q < 4; ++q) column[t][q] = multiply_add(xy[q], weight, column[t][q]);
-            }
+#pragma GCC unroll 1
+        for (int p = 0; p < pairs; ++p) {
+            const __m256i x = _mm256_xor_si256(load(rows[2 * p] + k), bias),
+                          y = _mm256_xor_si256(load(rows[2 * p + 1] + k), bias);
+            const __m256i a = _mm256_unpacklo_epi8(x, y), b = _mm256_unpackhi_epi8(x, y);
+            const __m256i xy[4] = {_mm256_unpacklo_epi8(a, zero), _mm256_unpackhi_epi8(a, zero),
+                                   _mm256_unpacklo_epi8(b, zero), _mm256_unpackhi_epi8(b, zero)};
+            for (int q = 0; q < 4; ++q) low_sum[q] = multiply_add(xy[q], weight[p][0], low_sum[q]);
+            for (int q = 0; q < 4; ++q) high_sum[q] = multiply_add(xy[q], weight[p][1], high_sum[q]);
         }
-        for (int t = 0; t < digits; ++t) {
-            for (int q = 0; q < 4; ++q) store(sums[t] + k + 8 * q, column[t][q]);
+        for (int q = 0; q < 4; ++q) {
+            store(low + k + 8 * q, low_sum[q]);
+            store(high + k + 8 * q, high_sum[q]);
         }
     }
     for (; k < d; ++k) {
         for (int r = 0; r < group_rows; ++r) {
-            for (int t = 0; t < digits; ++t) sums[t][k] += int32_t{weights[r][t]} * rows[r][k];
+            low[k] += static_cast<uint32_t>(weights[r][0] * (rows[r][k] + 128));
+            high[k] += static_cast<uint32_t>(weights[r][1] * (rows[r][k] + 128));
         }
     }
 }
 
-LEARNALIGN_AVX2 int64_t fixed_sum_squares_avx2(const int8_t* row, int64_t d) {
+// |x| times |x| as bytes; only a row that holds -128, whose absolute value is no int8, goes the long way.
+LEARNALIGN_AVX2 int64_t fixed_sum_squares_avx2(const int8_t* row, int64_t d, const void* next) {
+    constexpr int64_t squares_chunk = int64_t{1} << 20;  // 2^14 steps of 4 squares below 2^14 fit a lane
+    const auto* ahead = static_cast<const char*>(next);
+    const __m256i one = _mm256_set1_epi16(1);
+    __m256i seen = _mm256_setzero_si256();
     int64_t total = 0;
-    const int64_t whole = d / 32 * 32;
-    for (int64_t begin = 0; begin < whole; begin += chunk) {
-        const int64_t end = std::min(whole, begin + chunk);
+    const int64_t whole = d / 64 * 64;
+    for (int64_t begin = 0; begin < whole; begin += squares_chunk) {
+        const int64_t end = std::min(whole, begin + squares_chunk);
         __m256i sum_a = _mm256_setzero_si256(), sum_b = sum_a;
-        for (int64_t k = begin; k < end; k += 32) {
-            const __m256i x = load16(row + k), y = load16(row + k + 16);
-            sum_a = multiply_add(x, x, sum_a);
-            sum_b = multiply_add(y, y, sum_b);
+        for (int64_t four = begin; four < end; four += 256, ahead += 64) {
+            fetch(ahead);
+            for (int64_t k = four; k < std::min(end, four + 256); k += 64) {
+                const __m256i x = _mm256_abs_epi8(load(row + k)), y = _mm256_abs_epi8(load(row + k + 32));
+                seen = _mm256_or_si256(seen, _mm256_or_si256(x, y));
+                sum_a = multiply_add(_mm256_maddubs_epi16(x, x), one, sum_a);
+                sum_b = multiply_add(_mm256_maddubs_epi16(y, y), one, sum_b);
+            }
         }
         total += add_up(sum_a) + add_up(sum_b);
     }
+    if (_mm256_movemask_epi8(seen) != 0) return fixed_sum_squares(row, d);
     for (int64_t k = whole; k < d; ++k) total += int32_t{row[k]} * row[k];
     return total;
 }

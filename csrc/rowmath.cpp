@@ -2,6 +2,7 @@
 #include "rowmath.hpp"
 
 #include <bit>
+#include <type_traits>
 
 namespace learnalign {
 namespace {
@@ -17,8 +18,11 @@ inline double load(double x) {
 }
 
 template <class T>
-double sum_squares(const void* row, int64_t d) {
+double measure(const void* row, int64_t d, float* wide, const void*) {
     const T* x = static_cast<const T*>(row);
+    if constexpr (std::is_same_v<T, Half>) {
+        for (int64_t k = 0; k < d; ++k) wide[k] = half_to_float(x[k]);
+    }
     double lane[lanes] = {};
     int64_t k = 0;
     for (; k + lanes <= d; k += lanes) {
@@ -54,10 +58,10 @@ void add_rows(const void* const* rows, const double* weights, RowSum& sum, int64
     }
 }
 
-template <class T>
-constexpr RowMath table = {sum_squares<T>, dot_two<T>, add_rows<T>};
+template <class T, class Added = T>
+constexpr RowMath table = {measure<T>, dot_two<T>, add_rows<Added>};
 
-double sum_squares_int8(const void* row, int64_t d) {
+double measure_int8(const void* row, int64_t d, float*, const void*) {
     return static_cast<double>(fixed_sum_squares(static_cast<const int8_t*>(row), d));
 }
 
@@ -78,7 +82,7 @@ void add_rows_int8(const void* const* rows, const double* weights, RowSum& sum, 
     }
 }
 
-constexpr RowMath int8_table = {sum_squares_int8, dot_two_int8, add_rows_int8};
+constexpr RowMath int8_table = {measure_int8, dot_two_int8, add_rows_int8};
 
 }  // namespace
 
@@ -92,7 +96,7 @@ const RowMath& row_math(Dtype dtype, Simd path) {
         case Dtype::int8:
             return int8_table;
         case Dtype::float16:
-            return table<Half>;
+            return table<Half, float>;
         case Dtype::float32:
             return table<float>;
         case Dtype::float64:

@@ -31,13 +31,15 @@ struct Direction {
 };
 
 struct RowMath {
-    double (*sum_squares)(const void* row, int64_t d);
+    // |row|^2. A half-precision row is written to `wide` [d] as float32 meanwhile: it is added in this form.
+    // Fetches a quarter of a row from `next` on: the memory works while the processor does.
+    double (*measure)(const void* row, int64_t d, float* wide, const void* next);
     // (row . direction) for two rows at once; `b` may equal `a`. Fetches the pair `ahead` bytes behind
     // meanwhile.
     void (*dot_two)(const void* a, const void* b, const Direction& direction, int64_t d, int64_t ahead,
                     double* out);
-    // sum += weights[r] * rows[r] for group_rows rows, in this order. Fetches as many bytes from `next` on
-    // meanwhile: the memory works while the processor does.
+    // sum += weights[r] * rows[r] for group_rows rows, in this order; rows of half precision as `wide`.
+    // Fetches three quarters of as many stored rows from `next` on meanwhile.
     void (*add_rows)(const void* const* rows, const double* weights, RowSum& sum, int64_t d,
                      const void* next);
 };

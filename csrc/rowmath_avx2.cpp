@@ -6,16 +6,13 @@
 
 #include <immintrin.h>
 
-#include <algorithm>
+#include <type_traits>
 
 #define LEARNALIGN_AVX2 __attribute__((target("avx2,fma,f16c")))
 
 namespace learnalign {
 namespace {
 
-LEARNALIGN_AVX2 inline __m256d load4(const Half* x) {
-    return _mm256_cvtps_pd(_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x))));
-}
 LEARNALIGN_AVX2 inline __m256d load4(const float* x) {
     return _mm256_cvtps_pd(_mm_loadu_ps(x));
 }
@@ -31,10 +28,6 @@ inline double load(float x) {
 }
 inline double load(double x) {
     return x;
-}
-
-LEARNALIGN_AVX2 inline __m256d multiply_add(__m256d a, __m256d b, __m256d c) {
-    return _mm256_add_pd(c, _mm256_mul_pd(a, b));
 }
 
 struct Lanes {
@@ -53,40 +46,60 @@ LEARNALIGN_AVX2 inline Lanes load_lanes(const T* x) {
     return {load4(x), load4(x + 4), load4(x + 8), load4(x + 12)};
 }
 
-LEARNALIGN_AVX2 inline Lanes load_lanes(const Half* x) {
-    const __m256 low = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
-    const __m256 high = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + 8)));
-    return {_mm256_cvtps_pd(_mm256_castps256_ps128(low)), _mm256_cvtps_pd(_mm256_extractf128_ps(low, 1)),
-            _mm256_cvtps_pd(_mm256_castps256_ps128(high)), _mm256_cvtps_pd(_mm256_extractf128_ps(high, 1))};
-}
-
-LEARNALIGN_AVX2 inline void fused_add(const Lanes& x, const Lanes& y, Lanes& sum) {
-    sum.a = _mm256_fmadd_pd(x.a, y.a, sum.a);
-    sum.b = _mm256_fmadd_pd(x.b, y.b, sum.b);
-    sum.c = _mm256_fmadd_pd(x.c, y.c, sum.c);
-    sum.d = _mm256_fmadd_pd(x.d, y.d, sum.d);
-}
-
+// The numbers from k on; halves by way of `wide`: a conversion that reads memory costs half of one that
+// widens a register.
 template <class T>
-LEARNALIGN_AVX2 double sum_squares(const void* row, int64_t d) {
+LEARNALIGN_AVX2 inline Lanes widened_lanes(const T* x, int64_t k, float*) {
+    return load_lanes(x + k);
+}
+LEARNALIGN_AVX2 inline Lanes widened_lanes(const Half* x, int64_t k, float* wide) {
+    const auto* halves = reinterpret_cast<const __m128i*>(x + k);
+    _mm256_storeu_ps(wide + k, _mm256_cvtph_ps(_mm_loadu_si128(halves)));
+    _mm256_storeu_ps(wide + k + 8, _mm256_cvtph_ps(_mm_loadu_si128(halves + 1)));
+    return load_lanes(wide + k);
+}
+
+// sum += x * y; in one step where the products are exact.
+template <bool exact>
+LEARNALIGN_AVX2 inline void add_products(const Lanes& x, const Lanes& y, Lanes& sum) {
+    if constexpr (exact) {
+        sum.a = _mm256_fmadd_pd(x.a, y.a, sum.a);
+        sum.b = _mm256_fmadd_pd(x.b, y.b, sum.b);
+        sum.c = _mm256_fmadd_pd(x.c, y.c, sum.c);
+        sum.d = _mm256_fmadd_pd(x.d, y.d, sum.d);
+    } else {
+        sum.a = _mm256_add_pd(sum.a, _mm256_mul_pd(x.a, y.a));
+        sum.b = _mm256_add_pd(sum.b, _mm256_mul_pd(x.b, y.b));
+        sum.c = _mm256_add_pd(sum.c, _mm256_mul_pd(x.c, y.c));
+        sum.d = _mm256_add_pd(sum.d, _mm256_mul_pd(x.d, y.d));
+    }
+}
+
+LEARNALIGN_AVX2 inline void fetch(const void* where) {
+    _mm_prefetch(static_cast<const char*>(where), _MM_HINT_T1);
+}
+
+// Squares of what fits in half the digits of a float64 are exact.
+template <class T>
+LEARNALIGN_AVX2 double measure(const void* row, int64_t d, float* wide, const void* next) {
     const T* x = static_cast<const T*>(row);
+    const auto* ahead = static_cast<const char*>(next);
+    constexpr int64_t fetch_every = 256 / sizeof(T);
     const __m256d zero = _mm256_setzero_pd();
     Lanes sum = {zero, zero, zero, zero};
     int64_t k = 0;
     for (; k + lanes <= d; k += lanes) {
-        const Lanes xs = load_lanes(x + k);
-        if constexpr (sizeof(T) < sizeof(double)) {  // the squares are exact
-            fused_add(xs, xs, sum);
-        } else {
-            sum.a = multiply_add(xs.a, xs.a, sum.a);
-            sum.b = multiply_add(xs.b, xs.b, sum.b);
-            sum.c = multiply_add(xs.c, xs.c, sum.c);
-            sum.d = multiply_add(xs.d, xs.d, sum.d);
-        }
+        if (k % fetch_every == 0) fetch(ahead + k / fetch_every * 64);
+        const Lanes xs = widened_lanes(x, k, wide);
+        add_products<(sizeof(T) < sizeof(double))>(xs, xs, sum);
     }
     double lane[lanes];
     store_lanes(sum, lane);
-    for (int l = 0; k + l < d; ++l) lane[l] += load(x[k + l]) * load(x[k + l]);
+    for (int l = 0; k + l < d; ++l) {
+        const double last = load(x[k + l]);
+        if constexpr (std::is_same_v<T, Half>) wide[k + l] = static_cast<float>(last);
+        lane[l] += last * last;
+    }
     return add_lanes(lane);
 }
 
@@ -126,10 +139,6 @@ LEARNALIGN_AVX2 inline void store_moved(const Lanes& sum, double* x) {
     store_two(sum.d, x + 6);
 }
 
-LEARNALIGN_AVX2 inline void fetch(const void* where) {
-    _mm_prefetch(static_cast<const char*>(where), _MM_HINT_T1);
-}
-
 template <class T>
 LEARNALIGN_AVX2 void dot_two(const void* a, const void* b, const Direction& direction, int64_t d,
                              int64_t ahead, double* out) {
@@ -142,14 +151,8 @@ LEARNALIGN_AVX2 void dot_two(const void* a, const void* b, const Direction& dire
         fetch(reinterpret_cast<const char*>(x + k) + ahead);
         fetch(reinterpret_cast<const char*>(y + k) + ahead);
         const Lanes ms = load_lanes(m + k), xs = load_lanes(x + k), ys = load_lanes(y + k);
-        sum_x.a = multiply_add(xs.a, ms.a, sum_x.a);
-        sum_x.b = multiply_add(xs.b, ms.b, sum_x.b);
-        sum_x.c = multiply_add(xs.c, ms.c, sum_x.c);
-        sum_x.d = multiply_add(xs.d, ms.d, sum_x.d);
-        sum_y.a = multiply_add(ys.a, ms.a, sum_y.a);
-        sum_y.b = multiply_add(ys.b, ms.b, sum_y.b);
-        sum_y.c = multiply_add(ys.c, ms.c, sum_y.c);
-        sum_y.d = multiply_add(ys.d, ms.d, sum_y.d);
+        add_products<false>(xs, ms, sum_x);
+        add_products<false>(ys, ms, sum_y);
     }
     double lane_x[lanes], lane_y[lanes];
     store_lanes(sum_x, lane_x);
@@ -177,8 +180,8 @@ LEARNALIGN_AVX2 void dot_two_half(const void* a, const void* b, const Direction&
         Lanes ms = load_moved(m + k);
         ms = {_mm256_mul_pd(ms.a, back), _mm256_mul_pd(ms.b, back), _mm256_mul_pd(ms.c, back),
               _mm256_mul_pd(ms.d, back)};
-        fused_add(moved_lanes(x + k), ms, sum_x);
-        fused_add(moved_lanes(y + k), ms, sum_y);
+        add_products<true>(moved_lanes(x + k), ms, sum_x);
+        add_products<true>(moved_lanes(y + k), ms, sum_y);
     }
     double lane_x[lanes], lane_y[lanes];
     store_moved(sum_x, lane_x);
@@ -191,60 +194,38 @@ LEARNALIGN_AVX2 void dot_two_half(const void* a, const void* b, const Direction&
     out[1] = add_lanes(lane_y);
 }
 
-template <class T>
+// Rows of T, widened ones if T is not Stored.
+template <class Stored, class T>
 LEARNALIGN_AVX2 void add_rows(const void* const* rows, const double* weights, RowSum& sum, int64_t d,
                               const void* next) {
+    constexpr bool exact = std::is_same_v<Stored, Half>;  // 42 + 11 bits
+    constexpr int columns = 2 * lanes, lines = columns * sizeof(Stored) * group_rows * 3 / 4 / 64;
     double* total = sum.total.data();
     const auto* ahead = static_cast<const char*>(next);
     int64_t k = 0;
-    for (; k + lanes <= d; k += lanes) {
-        Lanes column = load_lanes(total + k);
-        for (int r = 0; r < group_rows; ++r, ahead += lanes * sizeof(T)) {
-            fetch(ahead);
+    for (; k + columns <= d; k += columns, ahead += 64 * lines) {
+        for (int line = 0; line < lines; ++line) fetch(ahead + 64 * line);
+        Lanes left = load_lanes(total + k), right = load_lanes(total + k + lanes);
+#pragma GCC unroll 1
+        for (int r = 0; r < group_rows; ++r) {
+            const T* x = static_cast<const T*>(rows[r]) + k;
             const __m256d w = _mm256_broadcast_sd(weights + r);
-            const Lanes xs = load_lanes(static_cast<const T*>(rows[r]) + k);
-            column.a = multiply_add(w, xs.a, column.a);
-            column.b = multiply_add(w, xs.b, column.b);
-            column.c = multiply_add(w, xs.c, column.c);
-            column.d = multiply_add(w, xs.d, column.d);
+            add_products<exact>(load_lanes(x), {w, w, w, w}, left);
+            add_products<exact>(load_lanes(x + lanes), {w, w, w, w}, right);
         }
-        store_lanes(column, total + k);
+        store_lanes(left, total + k);
+        store_lanes(right, total + k + lanes);
     }
     for (; k < d; ++k) {
         for (int r = 0; r < group_rows; ++r) total[k] += weights[r] * load(static_cast<const T*>(rows[r])[k]);
     }
 }
 
-LEARNALIGN_AVX2 void add_rows_half(const void* const* rows, const double* weights, RowSum& sum, int64_t d,
-                                   const void* next) {
-    double* total = sum.total.data();
-    const auto* ahead = static_cast<const char*>(next);
-    __m256d
-        moved[group_rows];  // outside the loop: `total` might overlap `weights` for all the compiler knows
-    for (int r = 0; r < group_rows; ++r) moved[r] = _mm256_set1_pd(weights[r] * moved_back);
-    int64_t k = 0;
-    for (; k + lanes <= d; k += lanes, ahead += lanes * sizeof(Half) * group_rows) {
-        fetch(ahead);
-        fetch(ahead + 64);
-        Lanes column = load_moved(total + k);
-#pragma GCC unroll 4
-        for (int r = 0; r < group_rows; ++r) {
-            const __m256d w = moved[r];
-            fused_add(moved_lanes(static_cast<const Half*>(rows[r]) + k), {w, w, w, w}, column);
-        }
-        store_moved(column, total + k);
-    }
-    for (; k < d; ++k) {
-        for (int r = 0; r < group_rows; ++r)
-            total[k] += weights[r] * load(static_cast<const Half*>(rows[r])[k]);
-    }
-}
-
 template <class T>
-constexpr RowMath table = {sum_squares<T>, dot_two<T>, add_rows<T>};
+constexpr RowMath table = {measure<T>, dot_two<T>, add_rows<T, T>};
 
-double sum_squares_int8(const void* row, int64_t d) {
-    return static_cast<double>(fixed_sum_squares_avx2(static_cast<const int8_t*>(row), d));
+double measure_int8(const void* row, int64_t d, float*, const void* next) {
+    return static_cast<double>(fixed_sum_squares_avx2(static_cast<const int8_t*>(row), d, next));
 }
 
 void dot_two_int8(const void* a, const void* b, const Direction& direction, int64_t d, int64_t ahead,
@@ -266,8 +247,8 @@ void add_rows_int8(const void* const* rows, const double* weights, RowSum& sum, 
     fixed_add_avx2(row, weight, sum.fixed, d, next);
 }
 
-constexpr RowMath half_table = {sum_squares<Half>, dot_two_half, add_rows_half};
-constexpr RowMath int8_table = {sum_squares_int8, dot_two_int8, add_rows_int8};
+constexpr RowMath half_table = {measure<Half>, dot_two_half, add_rows<Half, float>};
+constexpr RowMath int8_table = {measure_int8, dot_two_int8, add_rows_int8};
 
 }  // namespace
 

@@ -114,11 +114,10 @@ struct Job {
     int64_t end_of(int64_t block) const { return std::min(rows, (block + 1) * block_rows); }
 };
 
-// First pass: every row's length, and sum_j V_j u_j. The four rows of a group are measured, which brings them
-// into the cache, and then added.
+// First pass: every row's length, and sum_j V_j u_j.
 std::vector<double> sum_rows(const Job& job, std::vector<RowLength>& lengths) {
     const int64_t d = job.source.dimension;
-    // Weights times a power of two, so that none comes near the ends of the range of float64.
+    // V times a power of two, so that no weight comes near the ends of the range of float64.
     const double largest = *std::max_element(job.learnability, job.learnability + job.rows);
     const int exponent = largest > 0.0 ? std::ilogb(largest) + 10 : 0;
     std::atomic<bool> stop{false};
@@ -126,15 +125,8 @@ std::vector<double> sum_rows(const Job& job, std::vector<RowLength>& lengths) {
     parallel_blocks(job.blocks(), job.threads, job.poll, stop, [&](int64_t block) {
         RowCursor cursor(job.source);
         BlockSum part(job.format);
-        std::vector<double> scratch;
-        for (int64_t i = block * block_rows; i < job.end_of(block); ++i) {
-            const void* row = cursor.at(i);
-            lengths[i] = measure(row, job.format, scratch);
-            if (lengths[i].state != RowState::good || job.learnability[i] == 0.0) continue;
-            const double weight = std::ldexp(job.learnability[i], -exponent) / lengths[i].norm;
-            part.add(usable(row, d, lengths[i].exponent, scratch), weight);
-            if (lengths[i].exponent != 0) part.flush();  // before the scratch is used again
-        }
+        for (int64_t i = block * block_rows; i < job.end_of(block); ++i)
+            lengths[i] = part.add(cursor.at(i), std::ldexp(job.learnability[i], -exponent));
         total.add(block, part.take());
     });
     std::vector<double> sum = total.take();
@@ -156,7 +148,8 @@ struct Mean {
         if (largest == 0.0) return;
         exponent = std::ilogb(largest) + 1;
         for (double& m : values) m = cut_weight(std::ldexp(m, -exponent), dtype);
-        norm = std::sqrt(row_math(Dtype::float64, Simd::portable).sum_squares(values.data(), d));
+        norm =
+            std::sqrt(row_math(Dtype::float64, Simd::portable).measure(values.data(), d, nullptr, nullptr));
         if (dtype == Dtype::int8) direction.fixed = FixedVector(values);
     }
 };
@@ -183,7 +176,7 @@ class DotPass {
     void dots_of(int64_t block) {
         const int64_t d = job_.source.dimension;
         RowCursor cursor(job_.source);
-        std::vector<double> scratch[2];
+        Measured measured[2];
         int64_t number[2];
         const void* row[2];
         int waiting = 0;
@@ -199,9 +192,12 @@ class DotPass {
         for (int64_t i = block * block_rows; i < job_.end_of(block); ++i) {
             result_.score[i] = result_.alignment[i] = 0.0;
             const void* found = cursor.at(i);
-            if (!measured_) lengths_[i] = measure(found, job_.format, scratch[waiting]);
+            if (!measured_) {
+                const auto* next_pair = static_cast<const uint8_t*>(found) + 2 * job_.row_bytes();
+                lengths_[i] = measure(found, job_.format, measured[waiting], next_pair);
+            }
             if (lengths_[i].state != RowState::good || mean_.norm == 0.0) continue;
-            row[waiting] = usable(found, d, lengths_[i].exponent, scratch[waiting]);
+            row[waiting] = usable(found, d, lengths_[i].exponent, measured[waiting].rescaled);
             number[waiting] = i;
             if (++waiting == 2) flush();
         }

@@ -5,7 +5,7 @@
 //
 // Float rows: float64 throughout (for half precision the weights V_j / |row_j| and the mean are cut to 42
 // bits). Int8 rows: exact integers; rounded are the weights, to 2^-30 of the largest so far among the block's
-// 256 rows, and the mean, to 2^-30 of its largest entry. The same bits for any number of threads, any split
+// 1,024 rows, and the mean, to 2^-30 of its largest entry. The same bits for any number of threads, any split
 // into shards and any SIMD path.
 #pragma once
 

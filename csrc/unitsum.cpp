@@ -9,10 +9,11 @@
 
 namespace learnalign {
 
-RowLength measure(const void* row, const RowFormat& format, std::vector<double>& scratch) {
+RowLength measure(const void* row, const RowFormat& format, Measured& measured, const void* next) {
     const int64_t d = format.dimension;
     RowLength length;
-    double squares = format.math.sum_squares(row, d);
+    if (format.dtype == Dtype::float16) measured.wide.resize(static_cast<size_t>(d + 15) / 16);
+    double squares = format.math.measure(row, d, measured.wide_row(), next);
     if (format.dtype == Dtype::float64 && !(squares > 1e-200 && squares < 1e200)) {
         const auto* x = static_cast<const double*>(row);
         double largest = 0.0;
@@ -22,9 +23,10 @@ RowLength measure(const void* row, const RowFormat& format, std::vector<double>&
         }
         if (largest == 0.0) return length;
         length.exponent = -std::ilogb(largest);
-        scratch.resize(static_cast<size_t>(d));
-        for (int64_t k = 0; k < d; ++k) scratch[k] = std::ldexp(x[k], length.exponent);
-        squares = format.math.sum_squares(scratch.data(), d);
+        std::vector<double>& rescaled = measured.rescaled;
+        rescaled.resize(static_cast<size_t>(d));
+        for (int64_t k = 0; k < d; ++k) rescaled[k] = std::ldexp(x[k], length.exponent);
+        squares = format.math.measure(rescaled.data(), d, nullptr, next);
     }
     if (!std::isfinite(squares)) return {0.0, 0, RowState::not_finite};
     length.norm = std::sqrt(squares);
@@ -37,28 +39,40 @@ BlockSum::BlockSum(const RowFormat& format) : format_(format) {
     if (format.dtype == Dtype::int8) sum_.fixed = FixedSum(format.dimension);
 }
 
-void BlockSum::add(const void* row, double weight) {
+RowLength BlockSum::add(const void* row, double learnability) {
+    const size_t bytes = format_.row_bytes();
+    const auto* stored = static_cast<const uint8_t*>(row);
+    const uint8_t* next_group = stored + static_cast<size_t>(group_rows - waiting_) * bytes;
+    Measured& measured = measured_[waiting_];
+    const RowLength length =
+        measure(row, format_, measured, next_group + static_cast<size_t>(waiting_) * bytes / 4);
+    if (length.state != RowState::good || learnability == 0.0) return length;
     rows_[waiting_] = row;
-    weights_[waiting_] = cut_weight(weight, format_.dtype);
+    if (format_.dtype == Dtype::float16) rows_[waiting_] = measured.wide_row();
+    if (length.exponent != 0) rows_[waiting_] = measured.rescaled.data();
+    weights_[waiting_] = cut_weight(learnability / length.norm, format_.dtype);
+    end_ = stored + bytes;
     if (++waiting_ == group_rows) flush();
+    return length;
 }
 
 // A group that is not full is filled up with its last row at weight 0.
 void BlockSum::flush() {
     if (waiting_ == 0) return;
-    const auto* last = static_cast<const uint8_t*>(rows_[waiting_ - 1]);
     for (int r = waiting_; r < group_rows; ++r) {
-        rows_[r] = last;
+        rows_[r] = rows_[waiting_ - 1];
         weights_[r] = 0.0;
     }
     if (format_.dtype == Dtype::int8)
         sum_.fixed.make_room(*std::max_element(weights_, weights_ + group_rows), sum_.total);
-    format_.math.add_rows(rows_, weights_, sum_, format_.dimension, last + format_.row_bytes());
+    const void* unfetched = end_ + group_rows * format_.row_bytes() / 4;
+    format_.math.add_rows(rows_, weights_, sum_, format_.dimension, unfetched);
     waiting_ = 0;
 }
 
 // Adding them at once instead would end a group early, which the rounding of int8 weights shows.
 void BlockSum::hold() {
+    if (format_.dtype == Dtype::float16) return;  // widened copies wait
     const size_t bytes = format_.row_bytes();
     if (held_.empty() && waiting_ > 0) held_.resize(group_rows * bytes);
     for (int r = 0; r < waiting_; ++r) {
@@ -86,9 +100,7 @@ void RunningSum::add(const void* rows, int64_t count, const double* success_rate
     const auto* row = static_cast<const uint8_t*>(rows);
     for (int64_t i = 0; i < count; ++i, row += format_.row_bytes()) {
         const double p = success_rate[i];
-        const RowLength length = measure(row, format_, scratch_);
-        if (length.state == RowState::good && p * (1.0 - p) > 0.0)
-            block_.add(row, p * (1.0 - p) / length.norm);
+        block_.add(row, p * (1.0 - p));
         if (++rows_in_block_ == block_rows) end_block();
     }
     block_.hold();

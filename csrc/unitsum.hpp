@@ -1,5 +1,5 @@
-// One idea: sum_j V_j u_j with u_j = row_j / |row_j|, in blocks of 256 rows whose sums are added in their
-// order.
+// One idea: sum_j V_j u_j with u_j = row_j / |row_j|, in blocks of 1,024 rows whose sums are added in
+// their order.
 //
 // The scorer's threads sum a block each; RunningSum sums rows as they come, however they are cut into pieces.
 // Both give the same bits.
@@ -13,7 +13,7 @@
 
 namespace learnalign {
 
-constexpr int64_t block_rows = fixed_sum_rows;  // part of the result: sums are rounded block by block
+constexpr int64_t block_rows = 1024;  // part of the result: sums are rounded block by block
 
 enum class RowState : uint8_t { good, zero, not_finite };
 
@@ -33,26 +33,43 @@ struct RowFormat {
     size_t row_bytes() const { return static_cast<size_t>(dimension) * item_bytes(dtype); }
 };
 
-RowLength measure(const void* row, const RowFormat& format, std::vector<double>& scratch);
+// What measuring a row leaves behind.
+struct Measured {
+    struct alignas(64) Line {
+        float numbers[16];
+    };
+    std::vector<double> rescaled;  // the row, if it is of float64 and its exponent is not 0
+    std::vector<Line> wide;        // the row, if it is of float16
 
-// The sum of the weighted rows of one block, in the order of the rows, some at a time.
+    float* wide_row() { return reinterpret_cast<float*>(wide.data()); }
+};
+
+// Fetches a quarter of a row from `next` on.
+RowLength measure(const void* row, const RowFormat& format, Measured& measured, const void* next);
+
+// The sum of the weighted directions of one block's rows, in the order of the rows, some at a time. The group
+// that follows in memory is fetched while one is measured and added.
 class BlockSum {
   public:
     explicit BlockSum(const RowFormat& format);
 
-    // The row stays where it is until flush(), hold() or take().
-    void add(const void* row, double weight);
-    void flush();
+    // Adds learnability * row / |row|; nothing for a row without a direction. The row stays where it is until
+    // hold() or take().
+    RowLength add(const void* row, double learnability);
     // Copies what waits: the rows given so far may go.
     void hold();
     std::vector<double> take();  // the next row begins another block
 
   private:
+    void flush();
+
     const RowFormat format_;
     RowSum sum_;
+    Measured measured_[group_rows];
     std::vector<uint8_t> held_;
     const void* rows_[group_rows];
     double weights_[group_rows];
+    const uint8_t* end_ = nullptr;  // of the row given last
     int waiting_ = 0;
 };
 
@@ -71,7 +88,6 @@ class RunningSum {
     std::vector<double> total_;
     BlockSum block_;
     int64_t rows_in_block_ = 0;
-    std::vector<double> scratch_;
 };
 
 }  // namespace learnalign

@@ -22,7 +22,7 @@ from learnalign.errors import ArrayError, ConfigError
 from learnalign.scoring import score, score_shards
 
 SIMD = ["portable", "avx2"] if _core.simd() == "avx2" else ["portable"]
-SHAPES = [(1, 1), (1, 64), (2, 15), (3, 16), (7, 17), (100, 37), (255, 128), (256, 31), (257, 8), (1100, 65)]
+SHAPES = [(1, 1), (1, 64), (2, 15), (3, 16), (7, 17), (100, 37), (255, 128), (256, 31), (257, 8), (2100, 65)]
 
 
 def definition(phi: np.ndarray, success_rate: np.ndarray) -> np.ndarray:
@@ -108,16 +108,16 @@ def test_half_precision_reads_every_number() -> None:
 @pytest.mark.parametrize("dtype", ["int8", "float16", "float32", "float64"])
 def test_same_bits_for_any_threads_shards_and_simd_path(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
-    rows = rng.integers(-127, 128, (1500, 77))
+    rows = rng.integers(-127, 128, (5000, 77))
     phi = rows.astype(dtype) if dtype == "int8" else (rows / 977).astype(dtype)
-    learnability = rng.uniform(0, 0.25, 1500)
+    learnability = rng.uniform(0, 0.25, 5000)
     results = []
     for path in SIMD:
         monkeypatch.setenv("LEARNALIGN_SIMD", path)
         for threads in (0, 1, 2, 3, 7):
-            for cuts in ([], [1], [256, 512], [3, 3, 700, 1499], [1500]):
+            for cuts in ([], [1], [1024, 2048], [3, 3, 700, 4999], [5000]):
                 shards = np.split(phi, cuts)
-                results.append(score_shards(shards, learnability, pool_size=2000, threads=threads))
+                results.append(score_shards(shards, learnability, pool_size=6000, threads=threads))
     for result in results[1:]:
         assert result.score.tobytes() == results[0].score.tobytes()
         assert result.alignment.tobytes() == results[0].alignment.tobytes()
@@ -222,8 +222,8 @@ def test_extreme_int8_sums_do_not_overflow() -> None:
     for magnitude in (2.0**-400, 2.0**300):  # powers of two change no digit
         scaled = score_shards([rows], learnability * magnitude, pool_size=256)
         np.testing.assert_allclose(scaled.alignment, one.alignment, rtol=1e-12)
-    extreme = np.full((256, 20_000), -128, np.int8)  # the largest sums that 32-bit digits must hold
-    same = score_shards([extreme], np.full(256, 0.25), pool_size=256)
+    extreme = np.full((600, 20_000), -128, np.int8)  # the largest sums that 32-bit digits must hold
+    same = score_shards([extreme], np.full(600, 0.25), pool_size=600)
     np.testing.assert_allclose(same.score, 0.0625, rtol=1e-9)
     np.testing.assert_allclose(same.alignment, 1.0, rtol=1e-12)
 
