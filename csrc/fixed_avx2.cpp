@@ -25,16 +25,24 @@ LEARNALIGN_AVX2 inline void store(void* x, __m256i value) {
     _mm256_storeu_si256(static_cast<__m256i*>(x), value);
 }
 
+// sum += the lanes of 32 bits, pairwise.
+LEARNALIGN_AVX2 inline void widen_into(__m256i lanes, __m256i& sum) {
+    const __m256i low = _mm256_cvtepi32_epi64(_mm256_castsi256_si128(lanes)),
+                  high = _mm256_cvtepi32_epi64(_mm256_extracti128_si256(lanes, 1));
+    sum = _mm256_add_epi64(sum, _mm256_add_epi64(low, high));
+}
+
 LEARNALIGN_AVX2 inline int64_t add_up(__m256i lanes) {
-    alignas(32) int32_t lane[8];
-    store(lane, lanes);
-    int64_t sum = 0;
-    for (const int32_t l : lane) sum += l;
-    return sum;
+    const __m128i two = _mm_add_epi64(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
+    return _mm_cvtsi128_si64(two) + _mm_extract_epi64(two, 1);
 }
 
 LEARNALIGN_AVX2 inline __m256i multiply_add(__m256i a, __m256i b, __m256i sum) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+}
+
+LEARNALIGN_AVX2 inline void fetch(const char* where) {
+    _mm_prefetch(where, _MM_HINT_T1);
 }
 
 // Digit t of two weights in every lane, as the pair of 16-bit numbers that meets the bytes of a pair of rows.
@@ -43,25 +51,21 @@ LEARNALIGN_AVX2 inline __m256i pair(int16_t a, int16_t b) {
                                                   (static_cast<uint32_t>(static_cast<uint16_t>(b)) << 16)));
 }
 
-LEARNALIGN_AVX2 inline void fetch(const char* where) {
-    _mm_prefetch(where, _MM_HINT_T1);
-}
-
 }  // namespace
 
 LEARNALIGN_AVX2 void fixed_dot_two_avx2(const int8_t* a, const int8_t* b, const FixedVector& vector,
                                         int64_t d, int64_t ahead, int64_t* sums_a, int64_t* sums_b) {
     const int16_t *low = vector.columns.data(), *high = low + d;
-    std::fill_n(sums_a, digits, 0);
-    std::fill_n(sums_b, digits, 0);
+    const __m256i zero = _mm256_setzero_si256();
+    __m256i a_low = zero, a_high = zero, b_low = zero, b_high = zero;
     const int64_t whole = d / 16 * 16;
     for (int64_t begin = 0; begin < whole; begin += chunk) {
         const int64_t end = std::min(whole, begin + chunk);
-        __m256i a0 = _mm256_setzero_si256(), a1 = a0, b0 = a0, b1 = a0;
+        __m256i a0 = zero, a1 = zero, b0 = zero, b1 = zero;
         for (int64_t k = begin; k < end; k += 16) {
             if (k % 64 == 0) {
-                _mm_prefetch(reinterpret_cast<const char*>(a + k + ahead), _MM_HINT_T1);
-                _mm_prefetch(reinterpret_cast<const char*>(b + k + ahead), _MM_HINT_T1);
+                fetch(reinterpret_cast<const char*>(a + k + ahead));
+                fetch(reinterpret_cast<const char*>(b + k + ahead));
             }
             const __m256i x = load16(a + k), y = load16(b + k);
             const __m256i m0 = load(low + k), m1 = load(high + k);
@@ -70,11 +74,15 @@ LEARNALIGN_AVX2 void fixed_dot_two_avx2(const int8_t* a, const int8_t* b, const 
             a1 = multiply_add(x, m1, a1);
             b1 = multiply_add(y, m1, b1);
         }
-        sums_a[0] += add_up(a0);
-        sums_a[1] += add_up(a1);
-        sums_b[0] += add_up(b0);
-        sums_b[1] += add_up(b1);
+        widen_into(a0, a_low);
+        widen_into(a1, a_high);
+        widen_into(b0, b_low);
+        widen_into(b1, b_high);
     }
+    sums_a[0] = add_up(a_low);
+    sums_a[1] = add_up(a_high);
+    sums_b[0] = add_up(b_low);
+    sums_b[1] = add_up(b_high);
     for (int64_t k = whole; k < d; ++k) {
         for (int t = 0; t < digits; ++t) {
             sums_a[t] += int32_t{a[k]} * low[t * d + k];
@@ -131,27 +139,27 @@ LEARNALIGN_AVX2 void fixed_add_avx2(const int8_t* const* rows, const int16_t (*w
 
 // |x| times |x| as bytes; only a row that holds -128, whose absolute value is no int8, goes the long way.
 LEARNALIGN_AVX2 int64_t fixed_sum_squares_avx2(const int8_t* row, int64_t d, const void* next) {
-    constexpr int64_t squares_chunk = int64_t{1} << 20;  // 2^14 steps of 4 squares below 2^14 fit a lane
+    constexpr int64_t squares_chunk = int64_t{1} << 19;  // 2^13 steps of 8 squares below 2^14 fit a lane
     const auto* ahead = static_cast<const char*>(next);
     const __m256i one = _mm256_set1_epi16(1);
-    __m256i seen = _mm256_setzero_si256();
-    int64_t total = 0;
+    __m256i seen = _mm256_setzero_si256(), all = seen;
     const int64_t whole = d / 64 * 64;
     for (int64_t begin = 0; begin < whole; begin += squares_chunk) {
         const int64_t end = std::min(whole, begin + squares_chunk);
-        __m256i sum_a = _mm256_setzero_si256(), sum_b = sum_a;
+        __m256i sum = _mm256_setzero_si256();
         for (int64_t four = begin; four < end; four += 256, ahead += 64) {
             fetch(ahead);
             for (int64_t k = four; k < std::min(end, four + 256); k += 64) {
                 const __m256i x = _mm256_abs_epi8(load(row + k)), y = _mm256_abs_epi8(load(row + k + 32));
                 seen = _mm256_or_si256(seen, _mm256_or_si256(x, y));
-                sum_a = multiply_add(_mm256_maddubs_epi16(x, x), one, sum_a);
-                sum_b = multiply_add(_mm256_maddubs_epi16(y, y), one, sum_b);
+                sum = multiply_add(_mm256_maddubs_epi16(x, x), one, sum);
+                sum = multiply_add(_mm256_maddubs_epi16(y, y), one, sum);
             }
         }
-        total += add_up(sum_a) + add_up(sum_b);
+        widen_into(sum, all);
     }
     if (_mm256_movemask_epi8(seen) != 0) return fixed_sum_squares(row, d);
+    int64_t total = add_up(all);
     for (int64_t k = whole; k < d; ++k) total += int32_t{row[k]} * row[k];
     return total;
 }

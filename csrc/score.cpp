@@ -119,14 +119,15 @@ std::vector<double> sum_rows(const Job& job, std::vector<RowLength>& lengths) {
     const int64_t d = job.source.dimension;
     // V times a power of two, so that no weight comes near the ends of the range of float64.
     const double largest = *std::max_element(job.learnability, job.learnability + job.rows);
-    const int exponent = largest > 0.0 ? std::ilogb(largest) + 10 : 0;
+    const int exponent = largest > 0.0 ? std::max(std::ilogb(largest) + 10, -1000) : 0;
+    const double scale = std::ldexp(1.0, -exponent);
     std::atomic<bool> stop{false};
     OrderedSum total(d, job.threads, stop);
     parallel_blocks(job.blocks(), job.threads, job.poll, stop, [&](int64_t block) {
         RowCursor cursor(job.source);
         BlockSum part(job.format);
         for (int64_t i = block * block_rows; i < job.end_of(block); ++i)
-            lengths[i] = part.add(cursor.at(i), std::ldexp(job.learnability[i], -exponent));
+            lengths[i] = part.add(cursor.at(i), job.learnability[i] * scale);
         total.add(block, part.take());
     });
     std::vector<double> sum = total.take();
