@@ -7,7 +7,7 @@ With V_i = p_i (1 - p_i), u_i = phi_i / |phi_i| and z_i = V_i u_i (Li et al., ar
 so two streaming passes in C++ give the exact quantity and the N x N matrix never exists. Sums run in float64 and in a
 fixed order, for int8 rows in exact integers: any number of threads, any split into shards and any SIMD path give the
 same bits. Two things are rounded beyond float64. For int8 rows the weights V_j / |q_j|, by at most 2^-30 of the largest
-within their block of 1,024 rows, and the mean, by at most 2^-30 of its largest entry: together less than 1e-10 of |z||m|
+of their block of 1,024 rows, and the mean, by at most 2^-30 of its largest entry: together less than 1e-10 of |z||m|
 on the dense rows of d = 4,096 that the tests hold it to. For float16 rows both are rounded to 42 bits: less than 5e-13.
 This module does not choose prompts (see `selection`) or read files (see `store`). Tensors on a GPU are scored there, by
 `tensor_scoring`.

@@ -68,15 +68,15 @@ cost, and gained nothing at equal compute. Of the noisy pool's second picks 18 %
 coins in place of 17 %): old sketches, for all their age, know some of the prompts to leave. Keeping them, tried on the
 tuning pairs after the third run, was worth nothing there in the end.
 
-What is missing is knowledge, not noise. On pairs 100 and 102 before training, the agreement of a prompt's gradient with
-the others' ranks right answers over wrong ones with an area under the curve of 0.74 to 0.76 for groups of 4 responses,
-and of 0.74 to 0.80 for groups of 8 or 32: more responses tell little more. Weighing close relatives more (powers of the
-cosine, the 5 to 40 nearest) gave 0.73 to 0.79; the mean of those that agree with it, iterated, trained no better (6 runs
-against 6: +0.008 +- 0.007 in the place of +0.017 +- 0.006), nor did only the 60 best (3 runs, -0.003 and -0.005).
+What limits staged selection here is what gradients tell, not their noise. On pairs 100 and 102 before training, the
+agreement of a prompt's gradient with the others' ranks right answers over wrong ones with an area under the curve of
+0.74 to 0.76 for groups of 4 responses, and of 0.74 to 0.80 for groups of 8 or 32. Weighing close relatives more (powers
+of the cosine, the 5 to 40 nearest) gave 0.73 to 0.79. The mean of those that agree with it, iterated, trained no better
+(6 runs against 6: +0.008 +- 0.007 in the place of +0.017 +- 0.006), nor did the 60 best alone (3 runs, -0.003, -0.005).
 
-An oracle that draws learnable prompts with right answers ended 0.040 +- 0.002 above the full pool (pairs 100 to 103, two
-seeds, 60 steps). If it had to pay the 26 % that staged selection costs, it would be ahead by 0.016 +- 0.005 at equal
-compute: so selecting can pay for itself here, for who tells wrong answers from right ones better.
+An oracle that draws learnable prompts with right answers ended 0.040 +- 0.002 above the full pool (pairs 100 to 103,
+two seeds, 60 steps). If it had to pay the 26 % that staged selection costs, it would be ahead by 0.016 +- 0.005 at
+equal compute: so selecting can pay for itself here, for who tells wrong answers from right ones better.
 
     python -m bench.outcome [FOLDER]        (--quick: small sizes that show that it runs)
 
