@@ -87,8 +87,9 @@ def import_rollouts(
 
 def logged_verdicts(
     run: RunDir, logs: Iterable[str | Path], reward_column: str = "", correct_column: str = ""
-) -> tuple[list[str], list[bool]]:
-    """Of every logged response to a prompt of the run's pool: the prompt's id, and whether it was correct.
+) -> list[tuple[int, list[str], list[bool]]]:
+    """Of every logged step of a training, in their order: its number (-1: the log has none), and of each response to a
+    prompt of the run's pool the prompt's id and whether it was correct.
 
     Where a log has rewards only, those from reward.threshold on are. Raises `LogError` for logs without rewards or
     of another pool.
@@ -97,8 +98,13 @@ def logged_verdicts(
     if _with_verifier(run.config, logged).reward.verifier != "imported":
         raise LogError("the logs hold no rewards: they cannot tell what the policy has learned")
     groups, _ = _matched(run, _grouped(logged), load_renderer(run.config.policy))
-    pairs = [(group.prompt_id, _correct(one, run.config)) for group in groups for one in group.responses]
-    return [prompt_id for prompt_id, _ in pairs], [correct for _, correct in pairs]
+    steps: dict[int, tuple[list[str], list[bool]]] = {}
+    for group in groups:
+        for one in group.responses:
+            ids, correct = steps.setdefault(one.step, ([], []))
+            ids.append(group.prompt_id)
+            correct.append(_correct(one, run.config))
+    return [(step, *steps[step]) for step in sorted(steps)]
 
 
 def _correct(logged: Logged, config: Config) -> bool:

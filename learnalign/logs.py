@@ -61,6 +61,7 @@ class Logged(NamedTuple):
     prompt_id: str
     answer: str
     step: int
+    """Of the training; -1 where the log does not say."""
 
 
 def read_logs(paths: Iterable[str | Path], reward_column: str = "", correct_column: str = "") -> Iterator[Logged]:
@@ -114,7 +115,7 @@ def _logged(record: dict[str, Any], reward_column: str, correct_column: str) -> 
         correct=None if number is None else number > 0,
         prompt_id="" if identity is None else scalar_text(identity),
         answer=_answer(_first(record, ANSWER)),
-        step=int(record.get("step") or 0),
+        step=int(record["step"]) if record.get("step") is not None else -1,
     )
 
 

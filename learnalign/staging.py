@@ -117,15 +117,17 @@ def _observe(
     reward_column: str,
     correct_column: str,
 ) -> None:
-    """Count the logged verdicts once, however often the stage is begun."""
+    """Count the logged verdicts once, however often the stage is begun; steps with a number once in all."""
     if not selector.stage:
         raise RunError("--observed belongs to a later stage: before the first one nothing was trained on a selection")
-    if selector.observed:
-        progress.say("stage: the logs were counted before")
-        return
-    ids, correct = logged_verdicts(run, logs, reward_column, correct_column)
-    selector.observe(ids, [float(one) for one in correct])
-    progress.say(f"stage: {len(ids):,} responses of {len(set(ids)):,} prompts observed")
+    begun_before = selector.observed
+    new: list[str] = []
+    for step, ids, correct in logged_verdicts(run, logs, reward_column, correct_column):
+        known = begun_before if step < 0 else step <= selector.state.counted
+        if not known:
+            selector.observe(ids, [float(one) for one in correct], None if step < 0 else step)
+            new += ids
+    progress.say(f"stage: {len(new):,} responses of {len(set(new)):,} prompts observed that were not counted before")
 
 
 def _write(run: RunDir, selector: StagedSelector) -> StageResult:

@@ -29,6 +29,7 @@ from learnalign.demo.run import POLICY
 from learnalign.errors import CostlyProductsError, LogError, RunError
 from learnalign.progress import Progress
 from learnalign.rollout.local import LocalEngine
+from learnalign.staged.history import History
 from learnalign.stages import sketch
 
 PICKED = 8
@@ -60,12 +61,13 @@ def staged(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def log_of(config: Config, path: Path, correct: bool) -> Path:
+def log_of(config: Config, path: Path, correct: bool, step: int | None = 1) -> Path:
     """Rollouts of the pool's first 10 prompts as verl logs them: 4 of each."""
-    path.mkdir()
+    path.mkdir(exist_ok=True)
     lines = Path(config.pool.path).read_text().splitlines()[:10]
-    rows = [{"input": json.loads(line)["problem"], "output": "1", "score": float(correct), "step": 1} for line in lines]
-    (path / "1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows for _ in range(4)))
+    number = {} if step is None else {"step": step}
+    rows = [{"input": json.loads(line)["problem"], "output": "1", "score": float(correct), **number} for line in lines]
+    (path / f"{step}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows for _ in range(4)))
     return path
 
 
@@ -130,6 +132,40 @@ def test_the_trainings_own_rollouts_count_once(
     result = staging.stage(directory, config, [log], Progress(quiet=True))
     assert result.stage == 2
     assert not np.isin(np.arange(10), result_prompts(directory, config)).all()
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_a_folder_of_logs_that_grows_may_be_given_again(
+    config: Config, staged: Path, tmp_path: Path, numbered: bool
+) -> None:
+    """Steps with a number count once in all, in their order; logs without count once a stage."""
+
+    def observe(folder: Path) -> History:
+        run = rundir.open_existing(directory)
+        staging._observe(run, staging._selector(run), [folder], Progress(quiet=True), "", "")
+        return staging._selector(run).state.history
+
+    directory, decay = tmp_path / "run", config.stage.decay
+    shutil.copytree(staged, directory)
+    history = staging._selector(rundir.open_existing(directory)).state.history
+    expected = history.responses.copy(), history.correct.copy()
+    steps = (10, 9) if numbered else (None,)  # 10.jsonl sorts before 9.jsonl as text
+    for step in steps:
+        log = log_of(config, tmp_path / "rollouts", correct=step != 9, step=step)
+    for step in reversed(steps):
+        expected[0][:10] = expected[0][:10] * decay + 4
+        expected[1][:10] = expected[1][:10] * decay + 4 * (step != 9)
+    for _ in range(2):
+        found = observe(log)
+        np.testing.assert_allclose(found.responses, expected[0])
+        np.testing.assert_allclose(found.correct, expected[1])
+    if numbered:
+        found = observe(log_of(config, tmp_path / "rollouts", correct=True, step=11))
+        np.testing.assert_allclose(found.responses[:10], expected[0][:10] * decay + 4)
+        staging.stage(directory, config, [log], Progress(quiet=True))
+        counted = staging._selector(rundir.open_existing(directory)).state
+        assert (counted.stage, counted.counted) == (2, 11)
+        assert np.array_equal(observe(log).responses, counted.history.responses)
 
 
 def result_prompts(directory: Path, config: Config) -> list[int]:

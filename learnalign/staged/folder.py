@@ -1,6 +1,6 @@
 """The state of a staged selection on the disk.
 
-    stage-0003/state.json       stage, facts, digest of the pool's ids
+    stage-0003/state.json       stage, facts, last training step counted, digest of the pool's ids
     stage-0003/prompts.parquet  a row a prompt: discounted correct and responses, score, rank (null where not picked)
     stage-0003/observed.jsonl   verdicts that have come since, a line each call of `observe`
 
@@ -60,6 +60,7 @@ class Folder:
             _drop_torn_line(folder / "observed.jsonl")
             for line in _lines(folder / "observed.jsonl"):
                 state.history.follow(np.array(line["prompts"], np.int64), line["correct"], decay)
+                state = state._replace(counted=max(state.counted, line.get("step", -1)))
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise RunError(f"{folder} cannot be read ({error}): delete it to begin anew") from error
         return state
@@ -70,7 +71,12 @@ class Folder:
         partial = folder.with_name(folder.name + durable.PARTIAL)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        about = {"stage": state.stage, "pool": self._digest, "facts": state.facts._asdict()}
+        about = {
+            "stage": state.stage,
+            "counted": state.counted,
+            "pool": self._digest,
+            "facts": state.facts._asdict(),
+        }
         durable.write_json(partial / "state.json", about)
         durable.write_parquet(partial / "prompts.parquet", _prompts(state))
         durable.publish(partial, folder)
@@ -82,11 +88,12 @@ class Folder:
         """Whether a whole line of verdicts came after `stage`."""
         return bool(_lines(self._stage(stage) / "observed.jsonl"))
 
-    def note(self, stage: int, prompts: Integers, correct: npt.NDArray[np.bool_]) -> None:
-        """Append verdicts that came after `stage`."""
+    def note(self, stage: int, prompts: Integers, correct: npt.NDArray[np.bool_], step: int | None) -> None:
+        """Append verdicts that came after `stage`, of a numbered step of the training or not."""
         if stage == 0:
             raise RunError("nothing can be observed before the first stage: call update first")
-        line = json.dumps({"prompts": prompts.tolist(), "correct": correct.astype(int).tolist()})
+        numbered = {} if step is None else {"step": step}
+        line = json.dumps({**numbered, "prompts": prompts.tolist(), "correct": correct.astype(int).tolist()})
         with (self._stage(stage) / "observed.jsonl").open("a") as file:
             file.write(line + "\n")
             file.flush()
@@ -104,7 +111,8 @@ def _state(folder: Path, about: dict[str, Any]) -> State:
     rank = prompts["rank"].to_numpy()  # float64, NaN where null
     picked = np.flatnonzero(~np.isnan(rank))
     picked = picked[np.argsort(rank[picked])]
-    return State(about["stage"], history, prompts["score"].to_numpy(), picked, Facts(**about["facts"]))
+    score, facts = prompts["score"].to_numpy(), Facts(**about["facts"])
+    return State(about["stage"], history, score, picked, facts, about["counted"])
 
 
 def _prompts(state: State) -> pa.Table:

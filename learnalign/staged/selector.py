@@ -83,10 +83,11 @@ class StagedSelector:
         """Whether a directory holds verdicts that came after the last stage."""
         return self._folder is not None and self._folder.noted(self.stage)
 
-    def observe(self, ids: Sequence[str], rewards: Sequence[float]) -> None:
+    def observe(self, ids: Sequence[str], rewards: Sequence[float], step: int | None = None) -> None:
         """Count responses that the training itself has sampled: a prompt's id and a reward for each.
 
-        Call it once a training step: all that one call tells of a prompt is of one time.
+        Call it once a training step: all that one call tells of a prompt is of one time. Where steps have numbers, one
+        that is not later than those counted before is left out, so that logs may be read again.
 
         Raises `ArrayError` for an id that is not in the pool, a reward that is not finite, or unequal lengths.
         """
@@ -98,9 +99,13 @@ class StagedSelector:
             raise ArrayError(f"prompt {unknown!r} is not in the pool of this selector")
         prompts = np.array([self._at[prompt_id] for prompt_id in ids], np.int64)
         correct = values >= self.threshold
+        if step is not None and step <= self.state.counted:
+            return
         if self._folder is not None:
-            self._folder.note(self.stage, prompts, correct)
+            self._folder.note(self.stage, prompts, correct, step)
         self.state.history.follow(prompts, correct, self.settings.decay)
+        if step is not None:
+            self.state = self.state._replace(counted=step)
 
     def update(self, policy: Measurer) -> list[str]:
         """One stage: measure where it pays, and pick again. Returns the ids of the picks.
@@ -124,7 +129,8 @@ class StagedSelector:
             gradients=len(learnable),
             score_above_zero=int(np.count_nonzero(score > 0)),
         )
-        after = State(self.stage + 1, history, score, _draw(score, value, self.n, rng), facts)
+        picked = _draw(score, value, self.n, rng)
+        after = State(self.stage + 1, history, score, picked, facts, self.state.counted)
         if self._folder is not None:
             self._folder.write(after)
         self.state = after

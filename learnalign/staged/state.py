@@ -33,6 +33,8 @@ class State(NamedTuple):
     picked: Integers
     """[n] positions, in the order in which they were drawn; empty before the first stage."""
     facts: Facts
+    counted: int = -1
+    """The last numbered step of the training whose verdicts were counted."""
 
 
 def first_state(size: int) -> State:
