@@ -108,7 +108,7 @@ def test_half_precision_reads_every_number() -> None:
 @pytest.mark.parametrize("dtype", ["int8", "float16", "float32", "float64"])
 def test_same_bits_for_any_threads_shards_and_simd_path(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
-    rows = rng.integers(-127, 128, (5000, 77))
+    rows = rng.integers(-128, 128, (5000, 77))
     phi = rows.astype(dtype) if dtype == "int8" else (rows / 977).astype(dtype)
     learnability = rng.uniform(0, 0.25, 5000)
     results = []
