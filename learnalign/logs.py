@@ -115,7 +115,7 @@ def _logged(record: dict[str, Any], reward_column: str, correct_column: str) -> 
         correct=None if number is None else number > 0,
         prompt_id="" if identity is None else scalar_text(identity),
         answer=_answer(_first(record, ANSWER)),
-        step=int(record["step"]) if record.get("step") is not None else -1,
+        step=_step(record.get("step")),
     )
 
 
@@ -137,6 +137,15 @@ def _number(value: Any, what: str) -> float | None:
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{what} must be a finite number, found {value!r:.40}")
     return float(value)
+
+
+def _step(value: Any) -> int:
+    if value is None:
+        return -1
+    try:
+        return int(value)  # TRL writes text
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"a step must be a whole number, found {value!r:.40}") from None
 
 
 def _is_number(value: Any) -> bool:

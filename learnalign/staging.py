@@ -123,9 +123,9 @@ def _observe(
     begun_before = selector.observed
     new: list[str] = []
     for step, ids, correct in logged_verdicts(run, logs, reward_column, correct_column):
-        known = begun_before if step < 0 else step <= selector.state.counted
-        if not known:
-            selector.observe(ids, [float(one) for one in correct], None if step < 0 else step)
+        if step < 0 and begun_before:
+            continue
+        if selector.observe(ids, [float(one) for one in correct], None if step < 0 else step):
             new += ids
     progress.say(f"stage: {len(new):,} responses of {len(set(new)):,} prompts observed that were not counted before")
 

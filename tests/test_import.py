@@ -270,6 +270,8 @@ def test_steps_become_histories(sampled: Path, tmp_path: Path, policy: Policy) -
         ([{"prompt": 3, "response": "r"}], "line 1: must be text or a list of chat messages, found a number"),
         ([{"prompt": "p", "tokens": [1, "x"]}], "token ids must be a list of whole numbers"),
         ([{"prompt": "p", "tokens": []}], "that is not empty"),
+        ([{"prompt": "p", "response": "r", "reward": 1, "step": [7]}], r"line 1: a step must be .* found \[7\]"),
+        ([{"prompt": "p", "response": "r", "reward": 1, "step": "two"}], "a step must be a whole number, found 'two'"),
         ([{"prompt": "p", "response": "r", "reward": 1}, {"prompt": "p", "response": "r"}], "1 of 2 .* no reward"),
         (
             [{"prompt": "nobody asked this", "response": "r", "reward": 1}],

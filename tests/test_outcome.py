@@ -6,6 +6,7 @@ import os
 from copy import deepcopy
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from bench.outcome import grpo, table
+from bench.outcome.arms import _know
 from bench.outcome.policies import embedded, jittered
 from bench.outcome.pools import COINS, WRONG, make_pool
 from learnalign.demo.arithmetic import distinct
@@ -135,6 +137,19 @@ def test_the_noisy_pool_has_wrong_answers_that_the_habit_gives_and_coins() -> No
     assert held_out == same
     assert all(prompt.right for prompt in clean + held_out)
     assert not {prompt.text for prompt in clean} & {prompt.text for prompt in held_out}
+
+
+def test_the_oracle_knows_the_right_answers_and_the_policy() -> None:
+    pool, _ = make_pool("noisy", 200, 1, 3)
+    cell = SimpleNamespace(pool=pool, encoded=[grpo.encode(prompt) for prompt in pool])
+    model = embedded()
+    p = grpo.success(model, cell.encoded)[0].double().numpy()
+    drawn = np.concatenate([_know(cell, model, 20, seed) for seed in range(50)])
+    assert all(pool[k].right and pool[k].family != "coin" for k in drawn)
+    usable = np.array([prompt.right and prompt.family != "coin" for prompt in pool])
+    rarely = usable & ((p < 0.01) | (p > 0.99))
+    assert rarely.sum() > 20
+    assert np.isin(drawn, np.flatnonzero(rarely)).mean() < 0.1
 
 
 def test_habit_rates_stay_rates() -> None:

@@ -204,6 +204,8 @@ def test_the_last_stage_is_the_one_of_the_highest_number(tmp_path: Path) -> None
 def test_bad_input_is_refused_in_one_line(world: Any, tmp_path: Path) -> None:
     with pytest.raises(ArrayError, match="must all differ: 1 repeat"):
         StagedSelector(["a", "b", "a"], 1)
+    with pytest.raises(ArrayError, match="the pool is empty"):
+        StagedSelector([], 1)
     with pytest.raises(ArrayError, match="between 1 and 2, found 3"):
         StagedSelector(["a", "b"], 3)
     with pytest.raises(ConfigError, match=r"stage\.responses must be more than the 2 that all screened prompts give"):

@@ -4,7 +4,8 @@ A small policy with latent skill and wrong habits is trained with GRPO on prompt
 1,000: `clean`, or `noisy` with 20 % wrong reference answers that look learnable and 10 % coins to guess. Arms, fixed
 before the first run: the full pool; 100 prompts chosen once: random, random among 0 < p < 1, band, aligned, top,
 greedy; chosen again every 30 steps: random, band, aligned, top, greedy; and staged selection. Equal batches of 16
-prompts x 8 responses, AdamW 1e-4, gradients clipped at norm 1.
+prompts x 8 responses, AdamW 1e-4, gradients clipped at norm 1. Added after the third run of `staged`, as a bound that
+nobody reaches: an oracle, which knows right answers and exact probabilities and measures for nothing.
 
 Judged on held-out problems with right answers: the exact probability that a response at temperature 1 is right (one
 teacher-forced pass, no noise of sampling), and greedy accuracy. Two comparisons with the full pool: after equal steps;
@@ -68,15 +69,9 @@ cost, and gained nothing at equal compute. Of the noisy pool's second picks 18 %
 coins in place of 17 %): old sketches, for all their age, know some of the prompts to leave. Keeping them, tried on the
 tuning pairs after the third run, was worth nothing there in the end.
 
-What limits staged selection here is what gradients tell, not their noise. On pairs 100 and 102 before training, the
-agreement of a prompt's gradient with the others' ranks right answers over wrong ones with an area under the curve of
-0.74 to 0.76 for groups of 4 responses, and of 0.74 to 0.80 for groups of 8 or 32. Weighing close relatives more (powers
-of the cosine, the 5 to 40 nearest) gave 0.73 to 0.79. The mean of those that agree with it, iterated, trained no better
-(6 runs against 6: +0.008 +- 0.007 in the place of +0.017 +- 0.006), nor did the 60 best alone (3 runs, -0.003, -0.005).
-
-An oracle that draws learnable prompts with right answers ended 0.040 +- 0.002 above the full pool (pairs 100 to 103,
-two seeds, 60 steps). If it had to pay the 26 % that staged selection costs, it would be ahead by 0.016 +- 0.005 at
-equal compute: so selecting can pay for itself here, for who tells wrong answers from right ones better.
+Tried after it on pairs 100 to 103 with its settings, and no better: scores against the mean of those that agree with
+it, iterated (6 runs against 6: +0.008 +- 0.007 over the full pool in the place of +0.017 +- 0.006); the 60 best alone
+(3 runs, -0.003 and -0.005).
 
     python -m bench.outcome [FOLDER]        (--quick: small sizes that show that it runs)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 import learnalign
@@ -59,7 +60,9 @@ ARMS: dict[str, Arm] = {
     **{name: Arm(name) for name in ("full", "random", "learnable", "band", "aligned", "top", "greedy")},
     **{f"{name}, again": Arm(name, again=True) for name in AGAIN},
     "staged": Arm("staged", again=True),
+    "oracle": Arm("oracle", again=True),
 }
+"""The oracle is none that anyone has: a bound, for what knowing the right answers would be worth."""
 UNMEASURED, SAMPLED_ONLY = ("full", "random"), ("learnable", "band")
 """Strategies that measure nothing, and those that need success rates only."""
 STAGED = StageConfig()
@@ -136,6 +139,8 @@ class Chooser:
             live = Live(model, cell.encoded, self.generator, self.cost)
             return np.array([int(k) for k in self.selector.update(live)])
         n, seed = cell.size.picks, self.seed + 1000 * stage
+        if strategy == "oracle":
+            return _know(cell, model, n, seed)
         if strategy == "random":
             return np.random.default_rng(seed).permutation(len(cell.pool))[:n]
         found = self._measured(model, stage)
@@ -187,6 +192,19 @@ def run(name: str, cell: Cell) -> dict[str, Any]:
     return {"curve": curve, "mixed": float(np.mean(mixed)), "choices": chosen, "overlap": overlap}
 
 
+def _know(cell: Cell, model: Any, n: int, seed: int) -> Integers:
+    """n prompts with right answers, drawn by their exact probability to give a group with both verdicts."""
+    learnable = _learnable(grpo.success(model, cell.encoded)[0])
+    learnable *= [prompt.right and prompt.family != "coin" for prompt in cell.pool]
+    return np.random.default_rng(seed).choice(len(learnable), n, replace=False, p=learnable / learnable.sum())
+
+
+def _learnable(p: torch.Tensor) -> npt.NDArray[np.float64]:
+    """[N] probability that a group of training's size has both verdicts."""
+    both: npt.NDArray[np.float64] = (1 - p**grpo.RESPONSES - (1 - p) ** grpo.RESPONSES).double().numpy()
+    return both
+
+
 def _batches(picks: Integers, size: int, rng: np.random.Generator) -> Iterator[Integers]:
     """Endless passes over the picks, each in an order of its own; what does not fill a batch goes to the next."""
     left = picks[:0]
@@ -208,7 +226,7 @@ def _describe(picks: Integers, pool: Sequence[Prompt], p: torch.Tensor) -> dict[
     verdicts. Families with less than 2 % of it are left out of the comparison.
     """
     families = np.array([prompt.family for prompt in pool])
-    learnable = (1 - p**grpo.RESPONSES - (1 - p) ** grpo.RESPONSES).double().numpy()
+    learnable = _learnable(p)
     counts = {family: float(np.mean(families[picks] == family)) for family in sorted(set(families))}
     shares = {family: float(learnable[families == family].sum() / learnable.sum()) for family in counts}
     return {

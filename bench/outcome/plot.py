@@ -24,6 +24,7 @@ COLORS = {
     "top": "tab:blue",
     "greedy": "tab:purple",
     "staged": "tab:red",
+    "oracle": "tab:pink",
 }
 
 SHOWN = 2.0

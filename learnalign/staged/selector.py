@@ -61,6 +61,8 @@ class StagedSelector:
         self._at = {prompt_id: k for k, prompt_id in enumerate(self.ids)}
         if len(self._at) != len(self.ids):
             raise ArrayError(f"the ids of a pool must all differ: {len(self.ids) - len(self._at):,} repeat")
+        if not self.ids:
+            raise ArrayError("the pool is empty: there is nothing to pick from")
         if not 1 <= operator.index(n) <= len(self.ids):
             raise ArrayError(f"n (how many prompts to pick) must lie between 1 and {len(self.ids)}, found {n}")
         self.n, self.seed, self.threshold = n, seed, threshold
@@ -83,11 +85,12 @@ class StagedSelector:
         """Whether a directory holds verdicts that came after the last stage."""
         return self._folder is not None and self._folder.noted(self.stage)
 
-    def observe(self, ids: Sequence[str], rewards: Sequence[float], step: int | None = None) -> None:
+    def observe(self, ids: Sequence[str], rewards: Sequence[float], step: int | None = None) -> bool:
         """Count responses that the training itself has sampled: a prompt's id and a reward for each.
 
         Call it once a training step: all that one call tells of a prompt is of one time. Where steps have numbers, one
-        that is not later than those counted before is left out, so that logs may be read again.
+        that is not later than those counted before is left out, so that logs may be read again. Returns whether the
+        responses were counted.
 
         Raises `ArrayError` for an id that is not in the pool, a reward that is not finite, or unequal lengths.
         """
@@ -100,12 +103,13 @@ class StagedSelector:
         prompts = np.array([self._at[prompt_id] for prompt_id in ids], np.int64)
         correct = values >= self.threshold
         if step is not None and step <= self.state.counted:
-            return
+            return False
         if self._folder is not None:
             self._folder.note(self.stage, prompts, correct, step)
         self.state.history.follow(prompts, correct, self.settings.decay)
         if step is not None:
             self.state = self.state._replace(counted=step)
+        return True
 
     def update(self, policy: Measurer) -> list[str]:
         """One stage: measure where it pays, and pick again. Returns the ids of the picks.
