@@ -2,9 +2,9 @@
 
 SmolLM2-135M-Instruct is first fine-tuned on the solutions of half of GSM8K's training problems, so that its success
 rates spread; then GRPO runs on the other half (3,736 problems): on all of it, on a random tenth, or on a tenth that a
-`StagedSelector` picks again every 20 steps. Accuracy: GSM8K's test problems, 4 samples each at temperature 1. One file
-a run in the folder, so that runs can be made one at a time (each is meant to take less than 10 minutes on an H100; on a
-CPU only `--quick` is of use: 16 problems and 2 steps that show that it runs).
+`StagedSelector` picks again after every pass. Accuracy: GSM8K's test problems, 4 samples each at temperature 1. A file
+for each run in the folder, so that runs can be made one at a time (each is meant to take less than 10 minutes on an
+H100; on a CPU only `--quick` is of use: 16 problems and 2 steps that show that it runs).
 
     python -m bench.outcome_gsm8k runs/outcome_gsm8k --policy SmolLM2-135M-Instruct [--arm staged] [--seed 0] [--quick]
 
@@ -40,11 +40,10 @@ from learnalign.rollout.engine import Task, plan
 from learnalign.rollout.local import LocalEngine
 from learnalign.staged import StagedSelector
 from learnalign.staged.live import LivePolicy
+from learnalign.staged.pairs import Pairs
 
 T = TypeVar("T")
 ARMS = ("full", "random", "staged")
-EVERY = 20
-"""Steps between two stages."""
 MICRO_BATCH = 32
 """Sequences of one backward pass."""
 
@@ -167,8 +166,8 @@ def train(start: Path, arm: str, seed: int, size: Size) -> dict[str, Any]:
         "before": before,
         "after": test.accuracy(seed),
         "mixed": float(np.mean(mixed)),
-        "training_sampled": world.sampled - chooser.sampled,
-        "selecting_sampled": chooser.sampled,
+        "sampled": size.steps * size.batch * size.responses,
+        "sketched": chooser.sketched,
         "seconds": round(seconds, 1),
         "size": asdict(size),
     }
@@ -182,17 +181,15 @@ class Answers(NamedTuple):
 
 
 class World:
-    """Problems, and what a policy answers; counts the tokens that it sampled."""
+    """Problems, and what a policy answers."""
 
     def __init__(self, policy: Policy, given: Sequence[Problem], size: Size) -> None:
         self.policy, self.problems, self.size = policy, given, size
         self.prompts = [policy.encode(p.question, None) for p in given]
         self.judge = make_judge("exact", workers=1, timeout_seconds=5, memory_mb=1024)
-        self.sampled = 0
 
     def rewards(self, at: Sequence[int], texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> list[float]:
         """1 where the final answer is the problem's."""
-        self.sampled += sum(map(len, tokens))
         return [v.reward for v in self.judge.judge(texts, [self.problems[k].answer for k in at])]
 
     def sample(self, at: Sequence[int], responses: int, seed: int) -> list[Answers]:
@@ -226,7 +223,8 @@ class Chooser:
         self.arm, self.world, self.size = arm, world, size
         self.rng = np.random.default_rng(seed)
         self.selector = StagedSelector([str(k) for k in range(size.pool)], size.picks, seed=seed)
-        self.sampled = 0
+        self.pairs, self.every = Pairs(), max(size.picks // size.batch, 1)
+        self.sketched = 0
         self._left: list[int] = []
         self._picks = list(range(size.pool))
         if arm == "random":
@@ -234,14 +232,11 @@ class Chooser:
 
     def batch(self, step: int) -> list[int]:
         """Problems of a step: passes over the picks in random order."""
-        if self.arm == "staged" and step % EVERY == 0:
-            before = self.world.sampled
-            live = LivePolicy(
-                self.world.policy, self.world.prompts, self.world.rewards, rollout=self.world.rollout(77 + step)
-            )
-            with live:
+        if self.arm == "staged" and step % self.every == 0:
+            with LivePolicy(self.world.policy.model, self.world.prompts, self.pairs) as live:
                 self._picks, self._left = [int(k) for k in self.selector.update(live)], []
-            self.sampled += self.world.sampled - before
+            self.pairs.clear()
+            self.sketched += 2 * self.selector.state.facts.gradients
         while len(self._left) < self.size.batch:
             self._left += self.rng.permutation(self._picks).tolist()
         batch, self._left = self._left[: self.size.batch], self._left[self.size.batch :]
@@ -250,8 +245,10 @@ class Chooser:
     def observe(self, at: Sequence[int], groups: Sequence[Answers]) -> None:
         """What the training sampled, for nothing."""
         if self.arm == "staged":
-            pairs = [(str(k), reward) for k, group in zip(at, groups, strict=True) for reward in group.rewards]
-            self.selector.observe([k for k, _ in pairs], [reward for _, reward in pairs])
+            rewards = [(str(k), reward) for k, group in zip(at, groups, strict=True) for reward in group.rewards]
+            self.selector.observe([k for k, _ in rewards], [reward for _, reward in rewards])
+            for k, group in zip(at, groups, strict=True):
+                self.pairs.observe(k, group.responses, [reward >= 1.0 for reward in group.rewards])
 
 
 def _parts(rows: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -308,12 +305,12 @@ def _advance(policy: Policy, optimizer: torch.optim.Optimizer) -> None:
 def report(folder: Path, size: Size) -> None:
     """All the runs that are there, and their means."""
     runs = list(_runs(folder, size))
-    print(f"\n{'arm':<8}{'seeds':>6}{'before':>9}{'after':>9}{'mixed':>8}{'selecting/training':>20}{'seconds':>9}")
+    print(f"\n{'arm':<8}{'seeds':>6}{'before':>9}{'after':>9}{'mixed':>8}{'sketched/sampled':>20}{'seconds':>9}")
     for arm in ARMS:
         own = [run for run in runs if run["arm"] == arm]
         if own:
             mean = {key: statistics.fmean(run[key] for run in own) for key in ("before", "after", "mixed", "seconds")}
-            cost = statistics.fmean(run["selecting_sampled"] / run["training_sampled"] for run in own)
+            cost = statistics.fmean(run["sketched"] / run["sampled"] for run in own)
             print(
                 f"{arm:<8}{len(own):>6}{mean['before']:>9.4f}{mean['after']:>9.4f}{mean['mixed']:>8.2f}{cost:>20.2f}"
                 f"{mean['seconds']:>9.0f}"

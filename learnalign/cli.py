@@ -211,7 +211,7 @@ def stage(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Staged selection: measure today's checkpoint where it pays, and write the next prompts to train on."""
+    """Staged selection: learn from the training's own rollouts, and write the next prompts to train on."""
     with _reported(run):
         from learnalign import staging
         from learnalign.progress import Progress
@@ -225,8 +225,8 @@ def stage(
             return
         facts = result.facts
         print(
-            f"stage {result.stage}: {facts['responses']:,} responses of {facts['screened']:,} prompts and "
-            f"{facts['gradients']:,} gradients; {facts['score_above_zero']:,} prompts have a score > 0"
+            f"stage {result.stage}: {facts['gradients']:,} gradients; of the picks {facts['agreeing']:,} agree with "
+            f"them and {facts['unseen']:,} are new to the training"
         )
         print(f"next to train on: {result.files.parquet} (and .jsonl)")
 

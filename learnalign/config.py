@@ -177,28 +177,21 @@ class SelectConfig:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """What one stage of a staged selection may spend (see `learnalign.staged`). By default about a quarter of what 30
-    steps of training on the picks cost."""
+    """How a staged selection picks again (see `learnalign.staged`)."""
 
-    responses: int = 4
-    """G, of a prompt that gives a gradient. Twice the prompts with half the responses are the better measurement."""
-    screened: float = 3.0
-    """Prompts that answer twice, as a multiple of select.n."""
-    completed: float = 3.0
-    """Prompts that answer G times, the most promising of these, as a multiple of select.n."""
-    explore: float = 0.25
-    """Share of the screened that are drawn at random."""
+    visits: int = 3
+    """How often training meets a prompt whose gradient agrees with the others' before unknown ones go first."""
     decay: float = 0.5
-    """What a verdict still counts after a further stage, or once training has come back to its prompt."""
+    """What a verdict still counts once training has come back to its prompt."""
+    memory: float = 0.8
+    """What verdicts and gradients still count a stage later."""
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for the first setting that is out of range."""
         rules = {
-            "responses": (self.responses > 2, "more than the 2 that all screened prompts give"),
-            "completed": (self.completed >= 1, "at least 1"),
-            "screened": (self.screened >= self.completed, "at least as much as stage.completed"),
-            "explore": (0 <= self.explore <= 1, "from 0 to 1"),
+            "visits": (self.visits >= 1, "at least 1"),
             "decay": (0 <= self.decay <= 1, "from 0 to 1"),
+            "memory": (0 <= self.memory <= 1, "from 0 to 1"),
         }
         for name, (fine, rule) in rules.items():
             if not fine:

@@ -85,26 +85,34 @@ def import_rollouts(
     return rundir.open_existing(directory)
 
 
-def logged_verdicts(
-    run: RunDir, logs: Iterable[str | Path], reward_column: str = "", correct_column: str = ""
-) -> list[tuple[int, list[str], list[bool]]]:
-    """Of every logged step of a training, in their order: its number (-1: the log has none), and of each response to a
-    prompt of the run's pool the prompt's id and whether it was correct.
+class Sampled(NamedTuple):
+    """A logged response to a prompt of the pool."""
 
-    Where a log has rewards only, those from reward.threshold on are. Raises `LogError` for logs without rewards or
-    of another pool.
+    prompt_id: str
+    prompt: Tokens
+    logged: Logged
+    correct: bool
+
+
+def logged_steps(
+    run: RunDir, logs: Iterable[str | Path], policy: Renderer, reward_column: str = "", correct_column: str = ""
+) -> list[tuple[int, list[Sampled]]]:
+    """Of every logged step of a training, in their order: its number (-1: the log has none), and its responses to
+    prompts of the run's pool.
+
+    Where a log has rewards only, those from reward.threshold on are correct. Raises `LogError` for logs without
+    rewards or of another pool.
     """
     logged = list(read_logs(logs, reward_column, correct_column))
     if _with_verifier(run.config, logged).reward.verifier != "imported":
         raise LogError("the logs hold no rewards: they cannot tell what the policy has learned")
-    groups, _ = _matched(run, _grouped(logged), load_renderer(run.config.policy))
-    steps: dict[int, tuple[list[str], list[bool]]] = {}
+    groups, _ = _matched(run, _grouped(logged), policy)
+    steps: dict[int, list[Sampled]] = {}
     for group in groups:
         for one in group.responses:
-            ids, correct = steps.setdefault(one.step, ([], []))
-            ids.append(group.prompt_id)
-            correct.append(_correct(one, run.config))
-    return [(step, *steps[step]) for step in sorted(steps)]
+            sampled = Sampled(group.prompt_id, group.prompt, one, _correct(one, run.config))
+            steps.setdefault(one.step, []).append(sampled)
+    return sorted(steps.items())
 
 
 def _correct(logged: Logged, config: Config) -> bool:
@@ -257,12 +265,12 @@ def _write_parts(run: RunDir, groups: list[Group], policy: Renderer) -> list[dic
     rows: list[tuple[Any, ...]] = []
     parts = 0
     for group in groups:
-        encoded = [(one, _response(one, policy)) for one in group.responses]
+        encoded = [(one, response_tokens(one, policy)) for one in group.responses]
         longest = len(group.prompt) + max(len(tokens) for _, tokens in encoded)
         if longest > policy.context:
             reasons[group.prompt_id] = f"{longest:,} tokens are more than the context of {policy.context:,}"
             continue
-        _check_range(group, [tokens for _, tokens in encoded], policy)
+        check_range(group.prompt_id, [group.prompt, *(tokens for _, tokens in encoded)], policy)
         rows += _rows(group, encoded, policy)
         if len(rows) >= PART_ROWS:
             _write_part(run, parts, rows)
@@ -289,7 +297,8 @@ def _rows(group: Group, encoded: list[tuple[Logged, Tokens]], policy: Renderer) 
         )
 
 
-def _response(logged: Logged, policy: Renderer) -> Tokens:
+def response_tokens(logged: Logged, policy: Renderer) -> Tokens:
+    """A response as token ids, with its end."""
     if logged.tokens is not None:
         return logged.tokens
     tokens = list(policy.tokenizer(logged.response, add_special_tokens=False)["input_ids"])
@@ -299,12 +308,13 @@ def _response(logged: Logged, policy: Renderer) -> Tokens:
     return np.array(tokens, np.int32)
 
 
-def _check_range(group: Group, responses: list[Tokens], policy: Renderer) -> None:
+def check_range(prompt_id: str, texts: Iterable[Tokens], policy: Renderer) -> None:
+    """Raise `LogError` for token ids of a prompt and its responses that the policy's tokenizer lacks."""
     size = len(policy.tokenizer)
-    largest = max(int(tokens.max()) for tokens in (group.prompt, *responses))
+    largest = max(int(tokens.max()) for tokens in texts)
     if largest >= size:
         raise LogError(
-            f"prompt {group.prompt_id!r} has token id {largest}, and the tokenizer of {policy.name!r} only {size:,} "
+            f"prompt {prompt_id!r} has token id {largest}, and the tokenizer of {policy.name!r} only {size:,} "
             "tokens: is it the policy that the rollouts were logged with?"
         )
 

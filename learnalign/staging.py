@@ -1,7 +1,7 @@
 """One stage of a staged selection over a run directory: for trainers that are another process, such as verl.
 
-    RUN/stages/0003/   the third stage: a run directory of its own with responses, verdicts and sketches of the prompts
-                       that were asked, and then selection.jsonl and .parquet
+    RUN/stages/0003/   the third stage: a run directory of its own with the sketches of what training met, and then
+                       selection.jsonl and .parquet
     RUN/stages/state/  what is known between stages (see `learnalign.staged.folder`)
 
 A stage that was killed goes on where it was; one that is done has its selection. This module decides nothing about
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,17 +23,15 @@ import pyarrow.parquet as pq
 from learnalign import pipeline, rundir
 from learnalign.config import Config, WarmupConfig
 from learnalign.errors import CostlyProductsError, RunError
-from learnalign.importing import logged_verdicts
-from learnalign.judging import verifier_inputs
-from learnalign.policy import load_renderer
+from learnalign.importing import Sampled, check_range, logged_steps, response_tokens
+from learnalign.policy import Renderer, load_renderer
 from learnalign.pool.export import SelectionFiles, write_selection
 from learnalign.progress import Progress
-from learnalign.rollout.allocation import Round
-from learnalign.rollout.parts import parts_of
 from learnalign.rows import Integers, Rows
 from learnalign.rundir import RunDir
 from learnalign.staged import StagedSelector
-from learnalign.stages import reward, rollout, sketch
+from learnalign.staged.pairs import Pairs
+from learnalign.stages import sketch
 from learnalign.store import SketchReader
 
 
@@ -54,24 +53,31 @@ def stage(
     reward_column: str = "",
     correct_column: str = "",
 ) -> StageResult:
-    """Measure `config.policy`, the checkpoint of today, and write the next n prompts to train on.
+    """Compare gradients under `config.policy`, the checkpoint of today, and write the next n prompts to train on.
 
-    logs: rollouts of the training since the last stage, whose verdicts count (see `learnalign.logs`).
-    Raises children of `LearnAlignError`; what was sampled and sketched stays.
+    logs: rollouts of the training since the last stage (see `learnalign.logs`); the first stage has none.
+    Raises children of `LearnAlignError`; what was sketched stays.
     """
     run = rundir.create(directory, config)
     with run.locked():
         run.save_config(config)
         pipeline.advance(run, "pool", progress)
         selector = _selector(run)
-        begun = selector.stage + 1
         if selector.stage and not (_folder(run, selector.stage) / "selection.parquet").exists():
             return _write(run, selector)  # killed between the two
-        if logs := list(logs):
-            _observe(run, selector, logs, progress, reward_column, correct_column)
-        within = _measuring(run, begun, progress)
+        logs = list(logs)
+        if bool(selector.stage) != bool(logs):
+            raise RunError(
+                f"stage {selector.stage + 1} learns from the training's own rollouts: name them with --observed"
+                if selector.stage
+                else "--observed belongs to a later stage: before the first one nothing was trained on a selection"
+            )
+        within = _sketching(run, selector.stage + 1, progress)
+        policy = load_renderer(config.policy)
+        steps = logged_steps(run, logs, policy, reward_column, correct_column) if logs else []
+        _observe(selector, steps, progress)
         with within.locked():
-            selector.update(_CheckpointPolicy(within, selector, progress))
+            selector.update(_CheckpointPolicy(within, selector, steps, policy, progress))
         return _write(run, selector)
 
 
@@ -91,43 +97,46 @@ def _folder(run: RunDir, number: int) -> Path:
     return run.path / "stages" / f"{number:04d}"
 
 
-def _measuring(run: RunDir, number: int, progress: Progress) -> RunDir:
-    """The run directory in which a stage samples. Raises `CostlyProductsError` if it was begun with other inputs."""
-    config = run.config
-    seed = (config.rollout.seed + number) % (1 << 63)  # a prompt that is asked again answers anew
-    asked = replace(config, warmup=WarmupConfig(), rollout=replace(config.rollout, seed=seed))
+def _sketching(run: RunDir, number: int, progress: Progress) -> RunDir:
+    """The run directory in which a stage sketches. Raises `CostlyProductsError` if it was begun with other inputs."""
+    asked = replace(run.config, warmup=WarmupConfig())
     within = rundir.create(_folder(run, number), asked)
     within.save_config(asked)
     pipeline.advance(within, "pool", progress)
-    now = {**rollout.inputs(within), **sketch.meaning(within), **verifier_inputs(within)}
-    changed = rundir.differences(within.record("rollout").get("inputs", now), now)
+    now = sketch.meaning(within)
+    _compare_maps(now, _folder(run, number - 1), number)
+    changed = rundir.differences(within.record(sketch.NAME).get("inputs", now), now)
     if changed:
         raise CostlyProductsError(
             f"stage {number} was begun with other inputs ({'; '.join(changed)}): delete {within.path} to begin it anew"
         )
-    within.begin("rollout", now, rollout.PRODUCTS)
+    within.begin(sketch.NAME, now, sketch.PRODUCTS)
     return within
 
 
-def _observe(
-    run: RunDir,
-    selector: StagedSelector,
-    logs: list[str | Path],
-    progress: Progress,
-    reward_column: str,
-    correct_column: str,
-) -> None:
+def _compare_maps(now: dict[str, Any], before: Path, number: int) -> None:
+    """Raise `RunError` where the stage before had another random map: gradients of all stages are compared."""
+    if not (before / "manifest.json").exists():
+        return
+    earlier = rundir.open_existing(before).record(sketch.NAME).get("inputs", now)
+    own = {name for name in now if name.startswith(("sketch.", "fold"))}
+    changed = rundir.differences({k: earlier.get(k) for k in own}, {k: now[k] for k in own})
+    if changed:
+        raise RunError(f"stage {number} has other settings than those before ({'; '.join(changed)}): keep them")
+
+
+def _observe(selector: StagedSelector, steps: list[tuple[int, list[Sampled]]], progress: Progress) -> None:
     """Count the logged verdicts once, however often the stage is begun; steps with a number once in all."""
-    if not selector.stage:
-        raise RunError("--observed belongs to a later stage: before the first one nothing was trained on a selection")
     begun_before = selector.observed
     new: list[str] = []
-    for step, ids, correct in logged_verdicts(run, logs, reward_column, correct_column):
+    for step, sampled in steps:
         if step < 0 and begun_before:
             continue
-        if selector.observe(ids, [float(one) for one in correct], None if step < 0 else step):
+        ids = [one.prompt_id for one in sampled]
+        if selector.observe(ids, [float(one.correct) for one in sampled], None if step < 0 else step):
             new += ids
-    progress.say(f"stage: {len(new):,} responses of {len(set(new)):,} prompts observed that were not counted before")
+    if steps:
+        progress.say(f"stage: {len(new):,} responses of {len(set(new)):,} prompts observed that were not counted yet")
 
 
 def _write(run: RunDir, selector: StagedSelector) -> StageResult:
@@ -135,7 +144,7 @@ def _write(run: RunDir, selector: StagedSelector) -> StageResult:
     state, rows = selector.state, pq.read_table(run.path / "pool.parquet", columns=["row"])["row"].to_numpy()
     extra = {
         "learnalign_rank": np.arange(1, len(state.picked) + 1),
-        "learnalign_score": state.score[state.picked],
+        "learnalign_score": state.score()[state.picked],
         "learnalign_success_rate": state.history.success_rate()[state.picked],
     }
     files = write_selection(run.config.pool.path, rows[state.picked].tolist(), extra, _folder(run, selector.stage))
@@ -143,39 +152,40 @@ def _write(run: RunDir, selector: StagedSelector) -> StageResult:
 
 
 class _CheckpointPolicy:
-    """A `Measurer` that samples and sketches in a stage's run directory, and finds there what is done already."""
+    """A `Measurer` that sketches logged responses in a stage's run directory, and finds there what is done already."""
 
-    def __init__(self, run: RunDir, selector: StagedSelector, progress: Progress) -> None:
-        self.run, self.progress = run, progress
-        self.renderer = load_renderer(run.policy)
-        self.prompts, skipped = rollout.tokenized(run, self.renderer)
-        if skipped:
-            prompt_id, reason = skipped[0]
-            raise RunError(f"{len(skipped):,} prompts do not fit, such as {prompt_id!r}: {reason}; remove them")
+    def __init__(
+        self,
+        run: RunDir,
+        selector: StagedSelector,
+        steps: list[tuple[int, list[Sampled]]],
+        policy: Renderer,
+        progress: Progress,
+    ) -> None:
+        self.run, self.ids, self.progress = run, selector.ids, progress
         self.place = {prompt_id: k for k, prompt_id in enumerate(selector.ids)}
-        self.sampled = np.zeros(len(self.prompts), np.int64)
-        self.number = 0
-        (run.path / "rollouts").mkdir(exist_ok=True)
+        self.prompts: dict[int, list[int]] = {}
+        self.pairs = Pairs()
+        for _, sampled in steps:
+            for prompt_id, group in groupby(sampled, lambda one: one.prompt_id):
+                self._add(self.place[prompt_id], list(group), policy)
 
-    def respond(self, prompts: Integers, responses: int) -> Integers:
-        """See `Measurer.respond`: a round of rollouts, and its verdicts."""
-        wanted = np.zeros(len(self.prompts), np.int64)
-        wanted[prompts] = responses
-        asked = Round(wanted > 0, wanted)
-        rollout.sample_round(self.run, self.progress, self.renderer, self.prompts, self.sampled, asked, self.number)
-        parts = parts_of(self.run.path / "rollouts", self.number)
-        reward.judge_parts(self.run, parts, self.progress)
-        self.sampled, self.number = self.sampled + wanted, self.number + 1
-        verdicts = [self.run.path / "rewards" / part.name for part in parts]
-        return rollout.correct_of(verdicts, self.place)[prompts]
+    def _add(self, place: int, group: list[Sampled], policy: Renderer) -> None:
+        """Remember the first response of each kind; none of a prompt with one that does not fit the context."""
+        first = {one.correct: one for one in reversed(group)}
+        responses = [response_tokens(one.logged, policy) for one in first.values()]
+        prompt = group[0].prompt
+        check_range(group[0].prompt_id, [prompt, *responses], policy)
+        if len(prompt) + max(map(len, responses)) <= policy.context:
+            self.prompts[place] = prompt.tolist()
+            self.pairs.observe(place, [tokens.tolist() for tokens in responses], list(first))
 
     def sketch(self, prompts: Integers) -> tuple[Integers, npt.NDArray[Any]]:
         """See `Measurer.sketch`."""
-        self.run.release()  # the engine, whose memory the gradients need
-        wanted = {self.prompts[k].prompt_id for k in prompts.tolist()}
+        found = self.pairs.of(prompts.tolist())
 
         def rows() -> Iterator[sketch.Row]:
-            return (row for row in sketch.rows_of(self.run) if row[0] in wanted)
+            return ((self.ids[k], 0.5, pair.group(self.prompts[k])) for k, pair in found.items())
 
         sketch.sketch_rows(self.run, sketch.meaning(self.run), rows, self.progress)
         reader = SketchReader(self.run.path / "sketches")

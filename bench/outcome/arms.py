@@ -1,8 +1,8 @@
 """The arms, and one training run of an arm.
 
 An arm says which prompts a run trains on: the whole pool, or N of it by a strategy, chosen once or again every 30 steps
-from a measurement of the whole pool at that time; or a staged selection, which measures what it needs. All arms of a
-cell (pair, pool, seed) start from the same weights, and those that choose from a measurement share the first one.
+from a measurement of the whole pool at that time; or a staged selection, which learns from the training itself. All
+arms of a cell (pair, pool, seed) start from the same weights, and those that choose from a measurement share the first.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import torch
 
 import learnalign
 from bench.outcome import grpo
-from bench.outcome.measuring import Cost, Integers, Live, Measured, measure
+from bench.outcome.measuring import Cost, Integers, Measured, Trained, measure
 from bench.outcome.policies import load_policy
 from bench.outcome.pools import Prompt, make_pool
 from learnalign.config import StageConfig
 from learnalign.staged import StagedSelector
+from learnalign.staged.pairs import Pairs
 
 
 class Size(NamedTuple):
@@ -38,9 +39,7 @@ class Size(NamedTuple):
     held_out: int = 560
     steps: int = 60
     every: int = 30
-    """Steps between two selections of an arm that selects again."""
-    stage: int = 30
-    """Steps between two stages of the staged arm."""
+    """Steps between two selections of an arm that selects again; of the staged one, a pass over the picks."""
     evaluated: int = 10
     """Steps between two evaluations."""
     batch: int = 16
@@ -126,7 +125,7 @@ class Chooser:
 
     def __init__(self, arm: Arm, cell: Cell, seed: int) -> None:
         self.arm, self.cell, self.seed, self.cost = arm, cell, seed, Cost()
-        self.generator = torch.Generator().manual_seed(seed + 77)
+        self.pairs = Pairs()
         ids = [str(k) for k in range(len(cell.pool))]
         self.selector = StagedSelector(ids, cell.size.picks, settings=STAGED, seed=seed)
 
@@ -136,8 +135,9 @@ class Chooser:
         if strategy == "full":
             return np.arange(len(cell.pool))
         if strategy == "staged":
-            live = Live(model, cell.encoded, self.generator, self.cost)
-            return np.array([int(k) for k in self.selector.update(live)])
+            picks = self.selector.update(Trained(model, cell.encoded, self.pairs, self.cost))
+            self.pairs.clear()
+            return np.array([int(k) for k in picks])
         n, seed = cell.size.picks, self.seed + 1000 * stage
         if strategy == "oracle":
             return _know(cell, model, n, seed)
@@ -159,6 +159,8 @@ class Chooser:
         if self.arm.strategy == "staged":
             ids = [str(k) for k, group in zip(picks, groups, strict=True) for _ in group.rewards]
             self.selector.observe(ids, [reward for group in groups for reward in group.rewards])
+            for k, group in zip(picks.tolist(), groups, strict=True):
+                self.pairs.observe(k, group.responses, [reward == 1.0 for reward in group.rewards])
 
 
 def run(name: str, cell: Cell) -> dict[str, Any]:
@@ -171,7 +173,7 @@ def run(name: str, cell: Cell) -> dict[str, Any]:
     curve, chosen, mixed = [_point(0, cell.start_score, training, Cost())], [], []
     batches: Iterator[Integers] = iter(())
     overlap = None
-    every = size.stage if arm.strategy == "staged" else size.every
+    every = size.picks // size.batch if arm.strategy == "staged" else size.every  # a pass over the picks
     for step in range(size.steps):
         if step == 0 or (arm.again and step % every == 0):
             picks = chooser.choose(model, step // every)
@@ -246,7 +248,6 @@ QUICK_SIZE = Size(
     held_out=140,
     steps=20,
     every=10,
-    stage=10,
     evaluated=5,
     habit_steps=150,
 )

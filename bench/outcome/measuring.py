@@ -1,4 +1,4 @@
-"""What selecting may ask of a policy, and what it costs in tokens. `Live` is a `Measurer` of staged selection.
+"""What selecting may ask of a policy, and what it costs in tokens.
 
 A cost is counted in response tokens: those sampled, and those of groups that ran backward. Prompt tokens are left out:
 a group shares its prompt, and in the reasoning that this stands for prompts are short. This module picks nothing.
@@ -17,6 +17,7 @@ import torch
 
 import learnalign
 from bench.outcome import grpo
+from learnalign.staged.pairs import Pairs
 
 Integers = npt.NDArray[np.int64]
 DIMENSION = 8192
@@ -40,36 +41,27 @@ class Cost:
             self.sampled += sum(group.tokens for group in groups)
 
 
-class Live:
-    """A policy as it is now, over a pool: responses, and sketches of the gradients of what was sampled here."""
+class Trained:
+    """A `Measurer` of staged selection: a policy in training, and what training has sampled of a pool."""
 
-    def __init__(self, model: Any, pool: Sequence[grpo.Encoded], generator: torch.Generator, cost: Cost) -> None:
-        self.model, self.pool, self.generator, self.cost = model, pool, generator, cost
-        self.groups: dict[int, grpo.Group] = {}
-
-    def respond(self, prompts: Integers, responses: int) -> Integers:
-        """Sample so many further responses of every prompt; how many of these are right."""
-        if not len(prompts):
-            return np.zeros(0, np.int64)
-        made = grpo.rollout(self.model, [self.pool[k] for k in prompts], responses, self.generator)
-        self.cost.add(made, back=False)
-        for k, group in zip(prompts.tolist(), made, strict=True):
-            before = self.groups.get(k, grpo.Group(group.prompt, [], []))
-            self.groups[k] = grpo.Group(
-                group.prompt, before.responses + group.responses, before.rewards + group.rewards
-            )
-        return np.array([sum(group.rewards) for group in made], np.int64)
+    def __init__(self, model: Any, pool: Sequence[grpo.Encoded], pairs: Pairs, cost: Cost) -> None:
+        self.model, self.pool, self.pairs, self.cost = model, pool, pairs, cost
 
     def sketch(self, prompts: Integers) -> tuple[Integers, npt.NDArray[np.float32]]:
-        """Those of the prompts whose rewards differ, and the sketches of their gradients [M, d]."""
-        mixed = [k for k in prompts.tolist() if self.groups[k].mixed]
-        self.cost.add([self.groups[k] for k in mixed], back=True)
-        sketcher = learnalign.Sketcher(deepcopy(self.model), dimension=DIMENSION)  # a copy: it freezes the weights
-        groups = [learnalign.Group(*self.groups[k]) for k in mixed]
-        phi = np.zeros((len(mixed), DIMENSION), np.float32)
-        for batch in sketcher.batches(groups, BATCH_TOKENS):
-            phi[batch] = sketcher.sketch([groups[k] for k in batch])
-        return np.array(mixed, np.int64), phi
+        """See `learnalign.staged.Measurer`."""
+        found = self.pairs.of(prompts.tolist())
+        groups = [pair.group(self.pool[k].prompt) for k, pair in found.items()]
+        return np.array(list(found), np.int64), _sketches(self.model, groups, self.cost)
+
+
+def _sketches(model: Any, groups: Sequence[learnalign.Group], cost: Cost) -> npt.NDArray[np.float32]:
+    """[M, d], counted."""
+    cost.back += sum(len(response) for group in groups for response in group.responses)
+    sketcher = learnalign.Sketcher(deepcopy(model), dimension=DIMENSION)  # a copy: it freezes the weights
+    phi = np.zeros((len(groups), DIMENSION), np.float32)
+    for batch in sketcher.batches(groups, BATCH_TOKENS):
+        phi[batch] = sketcher.sketch([groups[k] for k in batch])
+    return phi
 
 
 class Measured(NamedTuple):
@@ -84,10 +76,13 @@ class Measured(NamedTuple):
 
 def measure(model: Any, pool: Sequence[grpo.Encoded], seed: int, gradients: bool = True) -> Measured:
     """Responses of every prompt, and, if asked for, the gradients of all that have one."""
-    live = Live(model, pool, torch.Generator().manual_seed(seed), Cost())
-    rate = live.respond(np.arange(len(pool)), grpo.RESPONSES) / grpo.RESPONSES
-    phi = np.zeros((len(pool), DIMENSION), np.float32) if gradients else np.ones((len(pool), 1), np.float32)
-    if gradients:
-        rows, found = live.sketch(np.arange(len(pool)))
-        phi[rows] = found
-    return Measured(rate, phi, live.cost)
+    cost = Cost()
+    groups = grpo.rollout(model, pool, grpo.RESPONSES, torch.Generator().manual_seed(seed))
+    cost.add(groups, back=False)
+    rate = np.array([sum(group.rewards) for group in groups]) / grpo.RESPONSES
+    if not gradients:
+        return Measured(rate, np.ones((len(pool), 1), np.float32), cost)
+    mixed = np.flatnonzero([group.mixed for group in groups])
+    phi = np.zeros((len(pool), DIMENSION), np.float32)
+    phi[mixed] = _sketches(model, [learnalign.Group(*groups[k]) for k in mixed], cost)
+    return Measured(rate, phi, cost)

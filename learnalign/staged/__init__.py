@@ -1,8 +1,9 @@
-"""Staged selection: prompts are chosen again as the policy moves, at a fraction of the cost of choosing anew.
+"""Staged selection: prompts are chosen again as the policy moves, from what training itself samples.
 
-    selector    `StagedSelector`: what is measured, scored and picked in a stage
+    selector    `StagedSelector`: what is compared and picked in a stage
     history     success rates whose evidence ages
-    agreement   the scores that a stage's sketches give
+    pairs       the training's own responses that gradients are taken of
+    agreement   how much gradients agree
     measurer    what is asked of the policy
     state, folder   what is known between stages, and its place on the disk
     live        a model in this process as a measurer

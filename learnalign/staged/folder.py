@@ -1,7 +1,9 @@
 """The state of a staged selection on the disk.
 
     stage-0003/state.json       stage, facts, last training step counted, digest of the pool's ids
-    stage-0003/prompts.parquet  a row a prompt: discounted correct and responses, score, rank (null where not picked)
+    stage-0003/prompts.parquet  a row a prompt: discounted correct and responses, visits, agreement (null where not
+                                known), rank (null where not picked)
+    stage-0003/shared.npy       what the gradients have in common
     stage-0003/observed.jsonl   verdicts that have come since, a line each call of `observe`
 
 A folder appears whole (written as .partial, flushed, renamed), then the one before it goes; `observed.jsonl` is
@@ -12,6 +14,7 @@ This module decides nothing.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -28,7 +31,8 @@ import pyarrow.parquet as pq
 from learnalign import durable
 from learnalign.errors import RunError
 from learnalign.rows import Integers
-from learnalign.staged.history import History
+from learnalign.staged.agreement import Shared
+from learnalign.staged.history import Doubles, History
 from learnalign.staged.state import Facts, State
 
 
@@ -74,11 +78,13 @@ class Folder:
         about = {
             "stage": state.stage,
             "counted": state.counted,
+            "gradients": state.shared.gradients,
             "pool": self._digest,
             "facts": state.facts._asdict(),
         }
         durable.write_json(partial / "state.json", about)
         durable.write_parquet(partial / "prompts.parquet", _prompts(state))
+        durable.write_bytes(partial / "shared.npy", _npy(state.shared.total))
         durable.publish(partial, folder)
         for older in self.path.glob("stage-*"):
             if older != folder:
@@ -106,27 +112,35 @@ class Folder:
 def _state(folder: Path, about: dict[str, Any]) -> State:
     prompts = pq.read_table(folder / "prompts.parquet")
     history = History(prompts.num_rows)
-    history.correct = prompts["correct"].to_numpy().copy()
-    history.responses = prompts["responses"].to_numpy().copy()
-    rank = prompts["rank"].to_numpy()  # float64, NaN where null
+    for name in ("correct", "responses", "visits"):
+        setattr(history, name, prompts[name].to_numpy().copy())
+    agreement = prompts["agreement"].to_numpy().copy()  # float64, NaN where null
+    rank = prompts["rank"].to_numpy()
     picked = np.flatnonzero(~np.isnan(rank))
     picked = picked[np.argsort(rank[picked])]
-    score, facts = prompts["score"].to_numpy(), Facts(**about["facts"])
-    return State(about["stage"], history, score, picked, facts, about["counted"])
+    shared = Shared(np.load(folder / "shared.npy", allow_pickle=False), about["gradients"])
+    return State(about["stage"], history, agreement, shared, picked, Facts(**about["facts"]), about["counted"])
 
 
 def _prompts(state: State) -> pa.Table:
-    rank: list[int | None] = [None] * len(state.score)
+    rank: list[int | None] = [None] * len(state.agreement)
     for place, prompt in enumerate(state.picked.tolist()):
         rank[prompt] = place
     return pa.table(
         {
             "correct": state.history.correct,
             "responses": state.history.responses,
-            "score": state.score,
+            "visits": state.history.visits,
+            "agreement": pa.array(state.agreement, from_pandas=True),
             "rank": pa.array(rank, pa.int64()),
         }
     )
+
+
+def _npy(array: Doubles) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
 
 
 def _drop_torn_line(path: Path) -> None:

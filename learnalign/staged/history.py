@@ -1,10 +1,9 @@
 """What is known of every prompt's success rate while the policy moves: verdicts that count less the older they are.
 
-A prompt's evidence is a pair of discounted numbers, correct responses s and all responses m. Every stage multiplies
-both by `decay` before new verdicts are added, and for a prompt that is trained on, every further step that it is in. So
-with Beta(a + s, b + m - s) an old prompt drifts back to what is known of the pool: it may have become learnable; and
-one that training has settled is known to be so. The prior's mean is the pool's mean success rate. This module samples
-nothing and picks nothing.
+A prompt's evidence is a pair of discounted numbers, correct responses s and all responses m, of the training's own.
+Every stage multiplies both, and every further step that a prompt is in. So with Beta(a + s, b + m - s) an old prompt
+drifts back to what is known of the pool: it may have become learnable; and one that training has settled is known to be
+so. The prior's mean is the pool's mean success rate. This module samples nothing and picks nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from learnalign.errors import ArrayError
 from learnalign.rows import Integers
 
 Doubles = npt.NDArray[np.float64]
@@ -29,32 +27,26 @@ class History:
         """[N] discounted number of correct responses, s."""
         self.responses: Doubles = np.zeros(size)
         """[N] discounted number of responses, m."""
-
-    def add(self, prompts: Integers, correct: npt.ArrayLike, responses: npt.ArrayLike) -> None:
-        """Count further verdicts: of prompts[k], correct[k] of responses[k]. A prompt may be named several times.
-
-        Raises `ArrayError` unless 0 <= correct <= responses everywhere.
-        """
-        right, all_ = np.broadcast_arrays(np.asarray(correct, np.float64), np.asarray(responses, np.float64))
-        if not bool(((right >= 0) & (right <= all_)).all()):
-            raise ArrayError("correct responses must be from 0 to the number of responses, and no NaN")
-        np.add.at(self.correct, prompts, right)
-        np.add.at(self.responses, prompts, all_)
+        self.visits: Integers = np.zeros(size, np.int64)
+        """[N] steps of the training that a prompt was in."""
 
     def follow(self, prompts: Integers, correct: npt.ArrayLike, decay: float) -> None:
-        """Count single verdicts of training steps: correct[k], 0 or 1, of prompts[k].
+        """Count the verdicts of a training step: correct[k], 0 or 1, of prompts[k]; a prompt is named several times.
 
         Since a prompt was seen before, the policy has trained on it: what was known of it counts `decay` times.
         """
         trained = np.unique(prompts)
+        self.visits[trained] += 1
         self.correct[trained] *= decay
         self.responses[trained] *= decay
-        self.add(prompts, correct, 1)
+        np.add.at(self.correct, prompts, np.asarray(correct, np.float64))
+        np.add.at(self.responses, prompts, 1.0)
 
     def aged(self, decay: float) -> History:
         """A copy in which all evidence counts `decay` times what it did."""
         older = History(len(self.correct))
         older.correct, older.responses = self.correct * decay, self.responses * decay
+        older.visits = self.visits.copy()
         return older
 
     def success_rate(self) -> Doubles:
@@ -64,12 +56,23 @@ class History:
         return mean
 
     def promise(self) -> Doubles:
-        """[N] posterior mean of p (1 - p) = a b / ((a + b)(a + b + 1)): what a prompt may teach."""
-        a, b = self._posterior()
-        expected: Doubles = a * b / ((a + b) * (a + b + 1))
-        return expected
+        """[N] posterior mean of p (1 - p): what a prompt may teach."""
+        return _mean_of_product(*self._posterior())
+
+    def prior_promise(self) -> float:
+        """The same of a prompt of which nothing is known."""
+        return float(_mean_of_product(*map(np.asarray, self._prior())))
+
+    def _prior(self) -> tuple[float, float]:
+        mean = (float(self.correct.sum()) + 0.5) / (float(self.responses.sum()) + 1.0)  # 1/2 before anything is known
+        return PRIOR_STRENGTH * mean, PRIOR_STRENGTH * (1 - mean)
 
     def _posterior(self) -> tuple[Doubles, Doubles]:
-        total = float(self.responses.sum())
-        mean = (float(self.correct.sum()) + 0.5) / (total + 1.0)  # 1/2 before anything is known
-        return PRIOR_STRENGTH * mean + self.correct, PRIOR_STRENGTH * (1 - mean) + self.responses - self.correct
+        a, b = self._prior()
+        return a + self.correct, b + self.responses - self.correct
+
+
+def _mean_of_product(a: Doubles, b: Doubles) -> Doubles:
+    """E[p (1 - p)] = a b / ((a + b)(a + b + 1)) of p ~ Beta(a, b)."""
+    expected: Doubles = a * b / ((a + b) * (a + b + 1))
+    return expected

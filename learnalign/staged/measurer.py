@@ -1,7 +1,7 @@
-"""What a staged selection asks of the policy as it is now: responses, and the gradients of some prompts.
+"""What a staged selection asks of the policy as it is now: the gradients of some prompts.
 
-`learnalign.staged.live` answers with a model in this process, `learnalign.staging` with a checkpoint and a run
-directory; a bench or a test may bring its own.
+`learnalign.staged.live` answers with a model in this process, `learnalign.staging` with a checkpoint and the training's
+logs; a bench or a test may bring its own.
 """
 
 from __future__ import annotations
@@ -16,13 +16,10 @@ from learnalign.rows import Integers
 class Measurer(Protocol):
     """The policy of one stage. Prompts are positions in the pool."""
 
-    def respond(self, prompts: Integers, responses: int) -> Integers:
-        """Sample so many further responses of every prompt: [len(prompts)] how many of these are correct."""
-        ...
-
     def sketch(self, prompts: Integers) -> tuple[Integers, npt.NDArray[Any]]:
-        """Of these prompts the ones whose responses in this stage differ in reward, and their gradients' sketches.
+        """Sketches of the gradients of these prompts, from responses that the training itself has sampled.
 
-        A group is all the responses of a prompt that this measurer has sampled. [M] positions, [M, d] rows.
+        Only of prompts of which training has sampled both a correct and an incorrect response of late (see `pairs`).
+        [M] positions, [M, d] rows.
         """
         ...

@@ -1,18 +1,19 @@
-"""Staged selection: choose again as the policy moves, for a fraction of what choosing anew would cost.
+"""Staged selection: choose again as the policy moves, and let the training's own responses pay for it.
 
-One stage (`StagedSelector.update`), for n picks of N prompts and groups of G responses:
+Nothing is sampled to select. Training on a pick gives a group of responses, and these tell what is needed: their
+verdicts (`observe`) the success rate, one correct and one incorrect of them the gradient (see `pairs`). A stage
+(`StagedSelector.update`) comes when training has gone through the n picks about once:
 
-1. Age. What earlier stages saw counts `decay` times (see `history`); verdicts on the training's own responses since
-   then (`observe`) have come for nothing, the last of a prompt counting most.
-2. Screen. `screened` x n prompts answer twice: those of the largest posterior E[p (1 - p)] among the prompts of which
-   less than a group is known, and a share `explore` of them at random.
-3. Complete. The `completed` x n of the largest E[p (1 - p)] among these answer the rest of G.
-4. Sketch. Those with 0 < p < 1 give a gradient.
-5. Score. score_i = V_i u_i . mean over j != i of V_j u_j over these gradients: V the posterior mean of p (1 - p), u the
-   unit sketch.
-6. Pick. n of the prompts with a score > 0, drawn without replacement in proportion to it: where one kind of prompt has
-   all the highest scores, the n highest would be of that kind. Where there are fewer, prompts without a score fill up,
-   by E[p (1 - p)]: training on them is what the full pool would do, and tells of them for nothing.
+1. Age. What is known of success rates and of the shared gradient counts `memory` times what it did.
+2. Sketch. Prompts that training met for the first time since the last stage, and answered in both ways.
+3. Compare. agreement_i = u_i . mean over j != i of V_j u_j over these gradients and, with discounts, those of earlier
+   stages: V the posterior mean of p (1 - p), u the unit sketch. Wrong reference answers pull against the others.
+4. Pick. First the prompts of agreement > 0 that training has met less than `visits` times and that promise more than an
+   unknown one, drawn without replacement in proportion to V_i agreement_i. Then, by promise, what training has not met
+   yet: exploring is training on the pool as it comes. Last the prompts whose gradients disagree.
+
+So a prompt that is good is trained on a few times in a row, one that is not once. Longer repetition does not pay: what
+stays unsolved after some visits is more and more often what cannot be learned.
 
 All that is chosen here follows from the verdicts, the sketches and (seed, stage). This module loads no policy.
 """
@@ -24,18 +25,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from learnalign.config import StageConfig
 from learnalign.errors import ArrayError
 from learnalign.rows import Integers
-from learnalign.staged.agreement import scores
+from learnalign.staged.agreement import compare
 from learnalign.staged.folder import Folder
 from learnalign.staged.history import Doubles, History
 from learnalign.staged.measurer import Measurer
 from learnalign.staged.state import Facts, State, first_state
-
-FIRST = 2
-"""Responses that decide which prompts answer the rest of their group."""
 
 
 class StagedSelector:
@@ -112,59 +111,46 @@ class StagedSelector:
         return True
 
     def update(self, policy: Measurer) -> list[str]:
-        """One stage: measure where it pays, and pick again. Returns the ids of the picks.
+        """One stage: compare the gradients of what training has met, and pick again. Returns the ids of the picks.
 
         The selector changes only when all of it is done, and with a directory its new state is on the disk first.
         """
-        settings, rng = self.settings, np.random.default_rng([self.seed, self.stage])
-        rest = self.settings.responses - FIRST
-        history = self.state.history.aged(settings.decay)
-        screened = self._screened(history, rng)
-        history.add(screened, policy.respond(screened, FIRST), FIRST)
-        completed = np.sort(_largest(history.promise(), screened, round(settings.completed * self.n)))
-        history.add(completed, policy.respond(completed, rest), rest)
-        learnable, phi = policy.sketch(completed)
-        value = history.promise()
-        score = np.zeros(len(self.ids))
-        score[learnable] = scores(phi, value[learnable])
+        before, memory = self.state, self.settings.memory
+        history, shared, agreement = before.history.aged(memory), before.shared.aged(memory), before.agreement.copy()
+        met = np.flatnonzero((history.visits > 0) & np.isnan(agreement))
+        if len(met):
+            sketched, phi = policy.sketch(met)
+            agreement[sketched], shared = compare(shared, phi, history.promise()[sketched])
+        good = self._good(history, agreement)
+        picked = self._draw(history, agreement, good)
         facts = Facts(
-            screened=len(screened),
-            responses=FIRST * len(screened) + rest * len(completed),
-            gradients=len(learnable),
-            score_above_zero=int(np.count_nonzero(score > 0)),
+            gradients=int(np.isnan(before.agreement).sum() - np.isnan(agreement).sum()),
+            agreeing=int(good[picked].sum()),
+            unseen=int((history.visits[picked] == 0).sum()),
         )
-        picked = _draw(score, value, self.n, rng)
-        after = State(self.stage + 1, history, score, picked, facts, self.state.counted)
+        after = State(self.stage + 1, history, agreement, shared, picked, facts, before.counted)
         if self._folder is not None:
             self._folder.write(after)
         self.state = after
         return self.picks
 
-    def _screened(self, history: History, rng: np.random.Generator) -> Integers:
-        """Positions of the prompts that answer twice, rising."""
-        size = len(self.ids)
-        count = min(size, round(self.settings.screened * self.n))
-        unknown = np.flatnonzero(history.responses < self.settings.responses)
-        by_promise = _largest(history.promise(), rng.permutation(unknown), count - round(self.settings.explore * count))
-        others = np.setdiff1d(np.arange(size), by_promise)
-        drawn = rng.choice(others, min(len(others), count - len(by_promise)), replace=False)
-        return np.sort(np.concatenate([by_promise, drawn]))
+    def _good(self, history: History, agreement: Doubles) -> npt.NDArray[np.bool_]:
+        """[N] what training should come back to."""
+        promising = history.promise() > history.prior_promise()
+        good: npt.NDArray[np.bool_] = (agreement > 0) & promising & (history.visits < self.settings.visits)
+        return good
 
+    def _draw(self, history: History, agreement: Doubles, good: npt.NDArray[np.bool_]) -> Integers:
+        """n prompts: good ones, without replacement in proportion to their score; then the others by their promise,
+        which every visit multiplies by `decay`, of equals random ones; those that disagree last.
 
-def _largest(value: Doubles, among: Integers, count: int) -> Integers:
-    """The `count` of `among` with the largest value; of equals the first."""
-    return among[np.argsort(-value[among], kind="stable")[:count]]
-
-
-def _draw(score: Doubles, promise: Doubles, n: int, rng: np.random.Generator) -> Integers:
-    """n prompts of score > 0, without replacement in proportion to it; then those without a score that promise most,
-    of equals random ones; last those whose gradients disagree with the others'.
-
-    The n largest log(score) + Gumbel noise are such a draw (Efraimidis and Spirakis, 2006, in another form).
-    """
-    noise = rng.gumbel(size=len(score))
-    positive = np.flatnonzero(score > 0)
-    drawn = positive[np.argsort(-(np.log(score[positive]) + noise[positive]), kind="stable")[:n]]
-    others = rng.permutation(np.flatnonzero(score <= 0))
-    others = others[np.lexsort((-promise[others], score[others] < 0))]
-    return np.concatenate([drawn, others])[:n]
+        The n largest log(score) + Gumbel noise are such a draw (Efraimidis and Spirakis, 2006, in another form).
+        """
+        rng, promise = np.random.default_rng([self.seed, self.stage]), history.promise()
+        noise, likely = rng.gumbel(size=len(good)), np.flatnonzero(good)
+        chance = np.log(promise[likely] * agreement[likely]) + noise[likely]
+        drawn = likely[np.argsort(-chance, kind="stable")]
+        others = rng.permutation(np.flatnonzero(~good))
+        rank = promise[others] * self.settings.decay ** history.visits[others]
+        others = others[np.lexsort((-rank, agreement[others] < 0))]
+        return np.concatenate([drawn, others])[: self.n]

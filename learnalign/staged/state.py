@@ -1,4 +1,4 @@
-"""All that a staged selection knows between two stages. This module computes nothing and writes nothing."""
+"""All that a staged selection knows between two stages. This module writes nothing."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from typing import NamedTuple
 import numpy as np
 
 from learnalign.rows import Integers
+from learnalign.staged.agreement import Shared
 from learnalign.staged.history import Doubles, History
 
 
 class Facts(NamedTuple):
     """What a stage cost and found."""
 
-    screened: int = 0
-    """Prompts that answered twice or more often."""
-    responses: int = 0
-    """Responses sampled."""
     gradients: int = 0
     """Prompts sketched."""
-    score_above_zero: int = 0
-    """Prompts that the picks were drawn from; where there are fewer than n, others fill up."""
+    agreeing: int = 0
+    """Of the picks those that are there because their gradients agree with the others'."""
+    unseen: int = 0
+    """Of the picks those that training has never met."""
 
 
 class State(NamedTuple):
@@ -28,15 +27,21 @@ class State(NamedTuple):
 
     stage: int
     history: History
-    score: Doubles
-    """[N] of the last stage, 0 for a prompt without a sketch."""
+    agreement: Doubles
+    """[N] how much a prompt's gradient agreed with the others' when it was sketched; NaN before."""
+    shared: Shared
     picked: Integers
     """[n] positions, in the order in which they were drawn; empty before the first stage."""
     facts: Facts
     counted: int = -1
     """The last numbered step of the training whose verdicts were counted."""
 
+    def score(self) -> Doubles:
+        """[N] the posterior mean of p (1 - p) times the agreement, 0 where that is not known."""
+        return self.history.promise() * np.nan_to_num(self.agreement)
+
 
 def first_state(size: int) -> State:
     """Of N = size prompts of which nothing is known."""
-    return State(0, History(size), np.zeros(size), np.zeros(0, np.int64), Facts())
+    nothing = Shared(np.zeros(0))
+    return State(0, History(size), np.full(size, np.nan), nothing, np.zeros(0, np.int64), Facts())

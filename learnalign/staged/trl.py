@@ -2,12 +2,12 @@
 
     selector = StagedSelector(dataset["prompt_id"], n=256, directory="stages")
     trainer = GRPOTrainer(model, reward_funcs=right, args=args, train_dataset=dataset)
-    stage(trainer, selector, every=30)
+    stage(trainer, selector)
     trainer.train()
 
-Measuring uses the trainer's own prompts, chat template, reward function, temperature and length, and the model where it
-is. One process only. The trainer's loader is one batch ahead, so a new choice comes into effect a step later. This
-module does not train and does not choose.
+Nothing is sampled for it: the trainer's reward function also tells the selector what the policy answered. Gradients are
+of the model where it is. One process only. The trainer's loader is one batch ahead, so a new choice comes into effect a
+step later. This module does not train and does not choose.
 """
 
 from __future__ import annotations
@@ -15,43 +15,47 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from inspect import iscoroutinefunction, isfunction
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
 from transformers import TrainerCallback
 
-from learnalign.config import RolloutConfig
 from learnalign.errors import PolicyError
-from learnalign.policy import Policy
 from learnalign.staged.live import LivePolicy
+from learnalign.staged.pairs import Pairs
 from learnalign.staged.selector import StagedSelector
 
 
 def stage(
-    trainer: Any, selector: StagedSelector, *, every: int = 30, id_column: str = "prompt_id", correct: int = 0
+    trainer: Any,
+    selector: StagedSelector,
+    *,
+    every: int | None = None,
+    id_column: str = "prompt_id",
+    correct: int = 0,
+    dimension: int = 8192,
 ) -> None:
     """Let a GRPOTrainer train on a staged selection of its dataset. Call it before `trainer.train()`.
 
-    selector: over the ids in `id_column` of the dataset, in any order. every: optimizer steps between two stages; the
-    first comes before the first step, unless the selector has picks already. correct: which of the reward functions
-    says by `selector.threshold` whether a response is correct; it must be a plain function. An epoch is one pass
-    over n picks.
+    selector: over the ids in `id_column` of the dataset, in any order. every: optimizer steps between two stages; by
+    default what one pass over n picks takes. correct: which of the reward functions says by `selector.threshold`
+    whether a response is correct; it must be a plain function. dimension: of the sketches. An epoch is one pass.
     Raises `PolicyError` for a trainer that this does not fit, in one line.
     """
     _check(trainer, selector, every, id_column, correct)
     row_of = {str(prompt_id): row for row, prompt_id in enumerate(trainer.train_dataset[id_column])}
-    reward = trainer.reward_funcs[correct]
-    trainer.reward_funcs[correct] = _observing(reward, trainer, selector, id_column)
+    batch = trainer.args.generation_batch_size // trainer.num_generations
+    repeats = trainer.num_iterations * trainer.args.steps_per_generation
+    pairs = Pairs()
+    trainer.reward_funcs[correct] = _observing(trainer.reward_funcs[correct], trainer, selector, pairs, id_column)
     trainer._get_train_sampler = lambda dataset=None: PicksSampler(
-        selector,
-        row_of,
-        copies=trainer.num_generations,
-        batch=trainer.args.generation_batch_size // trainer.num_generations,
-        repeats=trainer.num_iterations * trainer.args.steps_per_generation,
-        seed=trainer.args.seed,
+        selector, row_of, copies=trainer.num_generations, batch=batch, repeats=repeats, seed=trainer.args.seed
     )
-    trainer.add_callback(_Stages(trainer, selector, every, [row_of[i] for i in selector.ids], reward))
+    a_pass = selector.n // batch * repeats // trainer.args.gradient_accumulation_steps
+    rows = [row_of[prompt_id] for prompt_id in selector.ids]
+    trainer.add_callback(_Stages(trainer, selector, pairs, every or max(a_pass, 1), rows, dimension))
 
 
 class PicksSampler(Sampler[int]):
@@ -88,9 +92,9 @@ class _Stages(TrainerCallback):  # type: ignore[misc]
     """Runs the stages: before the first step, and after every `every`."""
 
     def __init__(
-        self, trainer: Any, selector: StagedSelector, every: int, rows: Sequence[int], reward: Callable[..., Any]
+        self, trainer: Any, selector: StagedSelector, pairs: Pairs, every: int, rows: Sequence[int], dimension: int
     ) -> None:
-        self.trainer, self.selector, self.every, self.reward = trainer, selector, every, reward
+        self.trainer, self.selector, self.pairs, self.every, self.dimension = trainer, selector, pairs, every, dimension
         self.dataset = trainer.train_dataset.select(rows)  # in the order of the selector's pool
         self.prompts: list[list[int]] = []
 
@@ -105,42 +109,20 @@ class _Stages(TrainerCallback):  # type: ignore[misc]
     def _update(self) -> None:
         trainer = self.trainer
         model = trainer.accelerator.unwrap_model(trainer.model)
-        policy = _policy(model, trainer.processing_class)
-        rollout = RolloutConfig(
-            temperature=trainer.temperature,
-            max_new_tokens=trainer.max_completion_length,
-            seed=self.selector.seed * 1_000_003 + self.selector.stage,
-        )
         if not self.prompts:
             self.prompts = [_encode(trainer, prompt) for prompt in self.dataset["prompt"]]
         with LivePolicy(
-            policy, self.prompts, self._judge, rollout=rollout, threshold=self.selector.threshold
+            model, self.prompts, self.pairs, temperature=trainer.temperature, dimension=self.dimension
         ) as measurer:
             self.selector.update(measurer)
-
-    def _judge(self, at: Sequence[int], texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> list[float]:
-        """Rewards as the trainer itself would ask for them; None, which TRL allows, is 0."""
-        rows = self.dataset[list(at)]
-        prompts = rows.pop("prompt")
-        chat = not isinstance(prompts[0], str)
-        completions = [[{"role": "assistant", "content": text}] if chat else text for text in texts]
-        rewards = self.reward(
-            prompts=prompts,
-            completions=completions,
-            completion_ids=[list(t) for t in tokens],
-            trainer_state=self.trainer.state,
-            log_extra=lambda *_: None,
-            log_metric=lambda *_: None,
-            **rows,
-        )
-        return [0.0 if reward is None else float(reward) for reward in rewards]
+        self.pairs.clear()
 
 
-def _check(trainer: Any, selector: StagedSelector, every: int, id_column: str, correct: int) -> None:
+def _check(trainer: Any, selector: StagedSelector, every: int | None, id_column: str, correct: int) -> None:
     """Raise `PolicyError` for the first thing that does not fit."""
     if trainer.accelerator.num_processes > 1:
         raise PolicyError("a staged selection in TRL runs in one process: for several, use 'learnalign stage' between")
-    if every < 1:
+    if every is not None and every < 1:
         raise PolicyError(f"every must be at least 1 step, found {every}")
     if id_column not in trainer.train_dataset.column_names:
         raise PolicyError(f"the training dataset needs a column {id_column!r} with the selector's ids")
@@ -156,9 +138,10 @@ def _check(trainer: Any, selector: StagedSelector, every: int, id_column: str, c
 
 
 def _observing(
-    reward: Callable[..., Any], trainer: Any, selector: StagedSelector, id_column: str
+    reward: Callable[..., Any], trainer: Any, selector: StagedSelector, pairs: Pairs, id_column: str
 ) -> Callable[..., Any]:
-    """The reward function, whose rewards in training the selector also learns."""
+    """The reward function, whose rewards in training the selector also learns, with the responses that they are for."""
+    place = {prompt_id: k for k, prompt_id in enumerate(selector.ids)}
 
     @wraps(reward)
     def observed(**arguments: Any) -> Any:
@@ -166,28 +149,18 @@ def _observing(
         if not trainer.model.training:
             return rewards
         ids = [str(prompt_id) for prompt_id in arguments[id_column]]
-        given = [(i, float(r)) for i, r in zip(ids, rewards, strict=True) if r is not None]
-        selector.observe([i for i, _ in given], [r for _, r in given])
+        given = [
+            (i, list(tokens), float(r))
+            for i, tokens, r in zip(ids, arguments["completion_ids"], rewards, strict=True)
+            if r is not None
+        ]
+        selector.observe([i for i, _, _ in given], [r for _, _, r in given])
+        for prompt_id, group in groupby(given, lambda one: one[0]):
+            _, responses, values = zip(*group, strict=True)
+            pairs.observe(place[prompt_id], responses, [value >= selector.threshold for value in values])
         return rewards
 
     return observed
-
-
-def _policy(model: Any, tokenizer: Any) -> Policy:
-    """The trainer's model and tokenizer as a policy."""
-    eos = getattr(model.generation_config, "eos_token_id", None)
-    eos = tokenizer.eos_token_id if eos is None else eos
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return Policy(
-        name=str(model.config.name_or_path),
-        tokenizer=tokenizer,
-        pad_id=tokenizer.pad_token_id,
-        eos_ids=tuple(eos) if isinstance(eos, list | tuple) else (eos,),
-        context=context or 1 << 30,
-        instruction="",
-        plain_template="{problem}",
-        model=model,
-    )
 
 
 def _encode(trainer: Any, prompt: Any) -> list[int]:
