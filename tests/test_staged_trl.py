@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer trains on staged picks of the embedded policy's pool, and its own responses are counted."""
+"""TRL's GRPOTrainer trains on staged picks of the embedded policy's pool, and selecting learns from its responses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -13,11 +14,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from learnalign.demo.arithmetic import distinct
 from learnalign.demo.run import POLICY
 from learnalign.errors import PolicyError
+from learnalign.gradient import Group, Sketcher
 from learnalign.staged import StagedSelector
+from learnalign.staged.live import LivePolicy
+from learnalign.staged.pairs import Pairs
 from learnalign.staged.trl import PicksSampler, stage
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-PICKED, STEPS, EVERY = 8, 4, 2
+PICKED, STEPS, EVERY = 8, 6, 2
+"""A step takes 4 prompts, so that 2 are a pass."""
 
 
 def right(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
@@ -69,16 +74,19 @@ def test_training_runs_on_the_picks_of_every_stage(tmp_path: Path) -> None:
     observe = selector.observe
     selector.observe = lambda ids, rewards: (trained.append((selector.stage, set(ids))), observe(ids, rewards))[1]  # type: ignore
     weights = [w.requires_grad for w in grpo.model.parameters()]
-    stage(grpo, selector, every=EVERY)
+    stage(grpo, selector, dimension=512)
     grpo.train()
-    assert selector.stage == STEPS // EVERY
+    assert selector.stage == STEPS // EVERY, "a stage a pass"
+    assert selector.state.shared.gradients > 0, "pairs that training sampled gave gradients"
+    known = {selector.ids[k] for k in np.flatnonzero(~np.isnan(selector.state.agreement))}
+    assert known <= set().union(*(ids for _, ids in trained))
     assert [w.requires_grad for w in grpo.model.parameters()] == weights
     assert len(trained) == STEPS
     for step, (_, ids) in enumerate(trained):
         assert len(ids) == 4
         # the loader looks one batch ahead, so that the first step of a stage may use the last choice
         assert ids <= allowed[1 + step // EVERY] or (step % EVERY == 0 and step and ids <= allowed[step // EVERY])
-    assert trained[-1][1] <= allowed[2]
+    assert trained[-1][1] <= allowed[STEPS // EVERY]
     counted = selector.state.history.responses.sum()
     again = StagedSelector(data["prompt_id"], PICKED, directory=tmp_path / "stages")
     assert again.picks == selector.picks
@@ -116,3 +124,21 @@ def test_what_does_not_fit_is_refused(
         stage(trainer(tmp_path, data, **settings), StagedSelector(data["prompt_id"], picked), **options)
     with pytest.raises(PolicyError, match="'x' of the selector is not in"):
         stage(trainer(tmp_path, data), StagedSelector(["p0", "x"], 1))
+
+
+def test_a_live_policys_sketches_are_those_of_pairs_and_the_model_stays_as_it_was() -> None:
+    model = AutoModelForCausalLM.from_pretrained(POLICY).train()
+    model.lm_head.weight.requires_grad_(False)
+    wanted = [weight.requires_grad for weight in model.parameters()]
+    prompts, pairs = [[5, 6, 7], [8, 9], [4]], Pairs()
+    pairs.observe(0, [[10, 11], [12], [13]], [False, False, True])
+    pairs.observe(2, [[10], [12]], [True, False])
+    with LivePolicy(model, prompts, pairs, dimension=256) as live:
+        assert not model.training
+        found, phi = live.sketch(np.array([0, 1, 2]))
+    assert model.training
+    assert [weight.requires_grad for weight in model.parameters()] == wanted
+    assert found.tolist() == [0, 2]
+    frozen = AutoModelForCausalLM.from_pretrained(POLICY).eval()
+    groups = [Group([5, 6, 7], [[13], [10, 11]], [1.0, 0.0]), Group([4], [[10], [12]], [1.0, 0.0])]
+    np.testing.assert_allclose(phi, Sketcher(frozen, dimension=256).sketch(groups), rtol=1e-4, atol=1e-6)

@@ -15,24 +15,21 @@ from typer.testing import CliRunner
 
 from learnalign import rundir, staging
 from learnalign.cli import app
-from learnalign.config import (
-    Config,
-    PolicyConfig,
-    PoolConfig,
-    RewardConfig,
-    RolloutConfig,
-    SelectConfig,
-    SketchConfig,
-)
+from learnalign.config import Config, PolicyConfig, PoolConfig, SelectConfig, SketchConfig
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
 from learnalign.errors import CostlyProductsError, LogError, RunError
+from learnalign.gradient import Group, Sketcher
+from learnalign.importing import logged_steps
+from learnalign.policy import load_policy, load_renderer
 from learnalign.progress import Progress
-from learnalign.rollout.local import LocalEngine
+from learnalign.rows import Rows
+from learnalign.staged import selector
 from learnalign.staged.history import History
 from learnalign.stages import sketch
+from learnalign.store import SketchReader
 
-PICKED = 8
+PICKED, LOGGED = 8, 10
 
 
 def refuse(*_: Any, **__: Any) -> Any:
@@ -46,11 +43,23 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return Config(
         pool=PoolConfig(path=str(pool)),
         policy=PolicyConfig(model=str(POLICY)),
-        rollout=RolloutConfig(max_new_tokens=16, batch_sequences=32),
-        reward=RewardConfig(verifier="exact"),
-        sketch=SketchConfig(dimension=1024),
+        sketch=SketchConfig(dimension=1024, batch_tokens=64),
         select=SelectConfig(n=PICKED),
     )
+
+
+def log_of(config: Config, path: Path, step: int | None = 1, share: float = 0.5) -> Path:
+    """Rollouts of the pool's first prompts as verl logs them: 4 of each, of which so many are right."""
+    path.mkdir(exist_ok=True)
+    number = {} if step is None else {"step": step}
+    rows = []
+    for row in map(json.loads, Path(config.pool.path).read_text().splitlines()[:LOGGED]):
+        for k in range(4):
+            right = k < 4 * share
+            output = row["answer"] if right else f"{k}{row['answer']}"
+            rows.append({"input": row["problem"], "output": output, "score": float(right), **number})
+    (path / f"{step}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +70,18 @@ def staged(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def log_of(config: Config, path: Path, correct: bool, step: int | None = 1) -> Path:
-    """Rollouts of the pool's first 10 prompts as verl logs them: 4 of each."""
-    path.mkdir(exist_ok=True)
-    lines = Path(config.pool.path).read_text().splitlines()[:10]
-    number = {} if step is None else {"step": step}
-    rows = [{"input": json.loads(line)["problem"], "output": "1", "score": float(correct), **number} for line in lines]
-    (path / f"{step}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows for _ in range(4)))
-    return path
+@pytest.fixture(scope="module")
+def log(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return log_of(config, tmp_path_factory.mktemp("log") / "rollouts")
+
+
+@pytest.fixture(scope="module")
+def twice(config: Config, staged: Path, log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same after its second stage."""
+    directory = tmp_path_factory.mktemp("twice") / "run"
+    shutil.copytree(staged, directory)
+    staging.stage(directory, config, [log], Progress(quiet=True))
+    return directory
 
 
 def test_a_stage_leaves_rows_of_the_pool(config: Config, staged: Path) -> None:
@@ -81,57 +94,87 @@ def test_a_stage_leaves_rows_of_the_pool(config: Config, staged: Path) -> None:
     assert table["id"].to_pylist() == [row["id"] for row in picked]
 
 
-@pytest.mark.parametrize("killed_in", ["screening", "completing", "sketching", "writing"])
-def test_killed_anywhere_a_stage_ends_as_if_it_had_not_been(
-    config: Config, staged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: str
-) -> None:
-    sampled: list[int] = []
-    sample = LocalEngine.sample
+def test_logged_responses_give_gradients_and_the_next_picks(config: Config, twice: Path) -> None:
+    state = staging._selector(rundir.open_existing(twice)).state
+    assert state.stage == 2
+    assert state.facts.gradients == LOGGED
+    assert np.flatnonzero(~np.isnan(state.agreement)).tolist() == list(range(LOGGED))
+    assert state.facts.agreeing == min(PICKED, int((state.agreement[:LOGGED] > 0).sum())) > 0
+    table = pq.read_table(twice / "stages/0002/selection.parquet")
+    np.testing.assert_allclose(table["learnalign_score"].to_numpy(), state.score()[state.picked])
 
-    def dying(self: Any, tasks: Any) -> Any:
-        first_round = tasks[0].first == 0
-        if sampled and ((killed_in == "screening" and first_round) or (killed_in == "completing" and not first_round)):
+
+def test_sketches_are_of_a_pair_of_logged_responses(config: Config, twice: Path) -> None:
+    policy = load_policy(config.policy)
+    reader = SketchReader(twice / "stages/0002/sketches")
+    rows = [json.loads(line) for line in Path(config.pool.path).read_text().splitlines()]
+    at = [row["id"] for row in rows].index(reader.prompt_ids[0])
+    answer, end = rows[at]["answer"], policy.eos_ids[0]
+    responses = [
+        [*policy.tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in (answer, f"2{answer}")
+    ]
+    group = Group(policy.encode(rows[at]["problem"], None), responses, [1.0, 0.0])
+    expected = Sketcher(policy.model, dimension=1024, temperature=config.rollout.temperature).sketch([group])[0]
+    found = Rows(reader.shards).unit(np.arange(1))[0][0]
+    assert float(found @ expected) / np.linalg.norm(expected) > 0.999  # stored in one byte a number
+
+
+@pytest.mark.parametrize("killed_in", ["sketching", "comparing", "writing"])
+def test_killed_anywhere_a_stage_ends_as_if_it_had_not_been(
+    config: Config,
+    staged: Path,
+    twice: Path,
+    log: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed_in: str,
+) -> None:
+    made: list[int] = []
+    sketched = sketch._sketch
+
+    def dying(sketcher: Any, groups: Any) -> Any:
+        if made:
             raise KeyboardInterrupt
-        sampled.append(len(tasks))
-        return sample(self, tasks)
+        made.append(len(groups))
+        return sketched(sketcher, groups)
 
     directory = tmp_path / "run"
+    shutil.copytree(staged, directory)
     with monkeypatch.context() as patch:
-        patch.setattr(LocalEngine, "sample", dying)
         if killed_in == "sketching":
-            patch.setattr(sketch, "_sketch", refuse)
-        if killed_in == "writing":
+            patch.setattr(sketch, "_sketch", dying)
+        elif killed_in == "comparing":
+            patch.setattr(selector, "compare", refuse)
+        else:
             patch.setattr(staging, "write_selection", refuse)
         with pytest.raises(KeyboardInterrupt):
-            staging.stage(directory, config, [], Progress(quiet=True))
-    assert sampled, "it had begun"
-    result = staging.stage(directory, config, [], Progress(quiet=True))
-    assert result.stage == 1
+            staging.stage(directory, config, [log], Progress(quiet=True))
+    if killed_in == "sketching":
+        assert 0 < made[0] < LOGGED
+    with monkeypatch.context() as patch:
+        if killed_in != "sketching":
+            patch.setattr(sketch, "_sketch", refuse)  # all were there
+        result = staging.stage(directory, config, [log], Progress(quiet=True))
+    assert result.stage == 2
     for name in ("selection.jsonl", "selection.parquet"):
-        assert (directory / "stages/0001" / name).read_bytes() == (staged / "stages/0001" / name).read_bytes()
-    assert result.facts == json.loads((staged / "stages/state/stage-0001/state.json").read_text())["facts"]
+        assert (directory / "stages/0002" / name).read_bytes() == (twice / "stages/0002" / name).read_bytes()
+    assert result.facts == json.loads((twice / "stages/state/stage-0002/state.json").read_text())["facts"]
 
 
 def test_the_trainings_own_rollouts_count_once(
-    config: Config, staged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Config, staged: Path, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tmp_path / "run"
     shutil.copytree(staged, directory)
-    log = log_of(config, tmp_path / "rollouts", correct=True)
-
     for _ in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr(LocalEngine, "sample", refuse)
+            patch.setattr(sketch, "_sketch", refuse)
             with pytest.raises(KeyboardInterrupt):
                 staging.stage(directory, config, [log], Progress(quiet=True))
     after = staging._selector(rundir.open_existing(directory)).state.history
-    before = staging._selector(rundir.open_existing(staged)).state.history
-    left = np.where(np.arange(84) < 10, config.stage.decay, 1.0)
-    assert (after.responses - before.responses * left).tolist() == [4.0] * 10 + [0.0] * 74
-    assert (after.correct - before.correct * left).tolist() == [4.0] * 10 + [0.0] * 74
-    result = staging.stage(directory, config, [log], Progress(quiet=True))
-    assert result.stage == 2
-    assert not np.isin(np.arange(10), result_prompts(directory, config)).all()
+    assert after.responses.tolist() == [4.0] * LOGGED + [0.0] * (84 - LOGGED)
+    assert after.correct.tolist() == [2.0] * LOGGED + [0.0] * (84 - LOGGED)
+    assert after.visits.max() == 1
 
 
 @pytest.mark.parametrize("numbered", [True, False])
@@ -142,79 +185,91 @@ def test_a_folder_of_logs_that_grows_may_be_given_again(
 
     def observe(folder: Path) -> History:
         run = rundir.open_existing(directory)
-        staging._observe(run, staging._selector(run), [folder], Progress(quiet=True), "", "")
+        steps = logged_steps(run, [folder], load_renderer(run.config.policy))
+        staging._observe(staging._selector(run), steps, Progress(quiet=True))
         return staging._selector(run).state.history
 
     directory, decay = tmp_path / "run", config.stage.decay
     shutil.copytree(staged, directory)
-    history = staging._selector(rundir.open_existing(directory)).state.history
-    expected = history.responses.copy(), history.correct.copy()
+    responses, correct = np.zeros(LOGGED), np.zeros(LOGGED)
     steps = (10, 9) if numbered else (None,)  # 10.jsonl sorts before 9.jsonl as text
     for step in steps:
-        log = log_of(config, tmp_path / "rollouts", correct=step != 9, step=step)
+        log = log_of(config, tmp_path / "rollouts", step, share=0.5 if step == 9 else 1.0)
     for step in reversed(steps):
-        expected[0][:10] = expected[0][:10] * decay + 4
-        expected[1][:10] = expected[1][:10] * decay + 4 * (step != 9)
+        responses, correct = responses * decay + 4, correct * decay + (2 if step == 9 else 4)
     for _ in range(2):
         found = observe(log)
-        np.testing.assert_allclose(found.responses, expected[0])
-        np.testing.assert_allclose(found.correct, expected[1])
+        np.testing.assert_allclose(found.responses[:LOGGED], responses)
+        np.testing.assert_allclose(found.correct[:LOGGED], correct)
     if numbered:
-        found = observe(log_of(config, tmp_path / "rollouts", correct=True, step=11))
-        np.testing.assert_allclose(found.responses[:10], expected[0][:10] * decay + 4)
+        found = observe(log_of(config, tmp_path / "rollouts", step=11))
+        np.testing.assert_allclose(found.responses[:LOGGED], responses * decay + 4)
         staging.stage(directory, config, [log], Progress(quiet=True))
         counted = staging._selector(rundir.open_existing(directory)).state
         assert (counted.stage, counted.counted) == (2, 11)
         assert np.array_equal(observe(log).responses, counted.history.responses)
 
 
-def result_prompts(directory: Path, config: Config) -> list[int]:
-    ids = [json.loads(line)["id"] for line in Path(config.pool.path).read_text().splitlines()]
-    return [ids.index(i) for i in pq.read_table(directory / "stages/0002/selection.parquet")["id"].to_pylist()]
-
-
 def test_another_policy_within_a_stage_is_refused_and_nothing_lost(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Config, staged: Path, twice: Path, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tmp_path / "run"
-
+    shutil.copytree(staged, directory)
     with monkeypatch.context() as patch:
-        patch.setattr(sketch, "_sketch", refuse)
+        patch.setattr(selector, "compare", refuse)
         with pytest.raises(KeyboardInterrupt):
-            staging.stage(directory, config, [], Progress(quiet=True))
-    parts = {p: p.stat().st_mtime_ns for p in (directory / "stages/0001/rollouts").iterdir()}
+            staging.stage(directory, config, [log], Progress(quiet=True))
+    shards = {p: p.stat().st_mtime_ns for p in (directory / "stages/0002/sketches").glob("*.npy")}
+    assert shards
     other = tmp_path / "policy"
     shutil.copytree(POLICY, other)
     (other / "added.txt").write_text("another")
     moved = replace(config, policy=PolicyConfig(model=str(other)))
-    with pytest.raises(CostlyProductsError, match=r"stage 1 was begun with other inputs \(policy: .*delete .*0001"):
-        staging.stage(directory, moved, [], Progress(quiet=True))
-    assert {p: p.stat().st_mtime_ns for p in (directory / "stages/0001/rollouts").iterdir()} == parts
-    assert staging.stage(directory, config, [], Progress(quiet=True)).stage == 1
+    with pytest.raises(CostlyProductsError, match=r"stage 2 was begun with other inputs \(policy: .*delete .*0002"):
+        staging.stage(directory, moved, [log], Progress(quiet=True))
+    assert {p: p.stat().st_mtime_ns for p in shards} == shards
+    assert staging.stage(directory, config, [log], Progress(quiet=True)).stage == 2
+    assert staging.stage(directory, moved, [log], Progress(quiet=True)).stage == 3, "a new stage has a new checkpoint"
+
+
+def test_another_random_map_than_before_is_refused(config: Config, twice: Path, log: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(twice, directory)
+    turned = replace(config, sketch=replace(config.sketch, seed=5))
+    with pytest.raises(RunError, match=r"stage 3 has other settings than those before \(sketch\.seed: 0 -> 5\): keep"):
+        staging.stage(directory, turned, [log], Progress(quiet=True))
 
 
 def test_logs_that_tell_nothing_are_refused(config: Config, staged: Path, tmp_path: Path) -> None:
-    log = log_of(config, tmp_path / "rollouts", correct=True)
+    log = log_of(config, tmp_path / "rollouts")
     with pytest.raises(RunError, match="belongs to a later stage"):
         staging.stage(tmp_path / "new", config, [log], Progress(quiet=True))
     directory = tmp_path / "run"
     shutil.copytree(staged, directory)
+    with pytest.raises(RunError, match="stage 2 learns from the training's own rollouts: name them with --observed"):
+        staging.stage(directory, config, [], Progress(quiet=True))
     (log / "1.jsonl").write_text('{"input": "1+1", "output": "2"}\n')
     with pytest.raises(LogError, match="hold no rewards"):
         staging.stage(directory, config, [log], Progress(quiet=True))
 
 
-def test_the_command_prints_what_it_cost_and_where_the_next_prompts_are(config: Config, tmp_path: Path) -> None:
+def test_the_command_prints_what_it_found_and_where_the_next_prompts_are(
+    config: Config, log: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
-    arguments = ["stage", str(run), "--pool", config.pool.path, "--policy", str(POLICY), "-n", str(PICKED), "--json"]
-    for key, value in (("reward.verifier", "exact"), ("rollout.max_new_tokens", "16"), ("sketch.dimension", "1024")):
-        arguments += ["--set", f"{key}={value}"]
-    found = CliRunner().invoke(app, arguments)
+    arguments = ["stage", str(run), "--policy", str(POLICY), "--json"]
+    first = [*arguments, "--pool", config.pool.path, "-n", str(PICKED), "--set", "sketch.dimension=1024"]
+    found = CliRunner().invoke(app, first)
     assert found.exit_code == 0, found.output
     printed = json.loads(found.stdout)
-    assert printed["stage"] == 1
-    assert printed["responses"] == PICKED * 3 * 4
+    assert (printed["stage"], printed["gradients"], printed["unseen"]) == (1, 0, PICKED)
     assert Path(printed["parquet"]).is_file()
-    refused = CliRunner().invoke(app, ["stage", str(run), "--policy", str(tmp_path / "nothing")])
+    found = CliRunner().invoke(app, [*arguments, "--observed", str(log)])
+    assert found.exit_code == 0, found.output
+    printed = json.loads(found.stdout)
+    assert (printed["stage"], printed["gradients"]) == (2, LOGGED)
+    refused = CliRunner().invoke(
+        app, ["stage", str(run), "--policy", str(tmp_path / "nothing"), "--observed", str(log)]
+    )
     assert refused.exit_code == 2
     assert "cannot" in refused.stderr
