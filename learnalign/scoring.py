@@ -77,6 +77,11 @@ def score(phi: Any, success_rate: Any, *, target: Any = None) -> npt.NDArray[np.
     return Scores(*_core.score_rows([rows], learnability, total, pool, True, 0)).score
 
 
+def sum_unit_rows(rows: npt.NDArray[Any], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """[d] sum_j w_j u_j over rows [M, d] without zeros, u the unit rows: the `total` of `score_shards`."""
+    return _core.sum_unit_rows([rows], weights, True, 0)
+
+
 def score_shards(
     shards: Sequence[npt.NDArray[Any]],
     learnability: npt.NDArray[np.float64],

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from learnalign import _core
 from learnalign.errors import ArrayError
-from learnalign.scoring import score_shards
+from learnalign.scoring import score_shards, sum_unit_rows
 from learnalign.staged.history import Doubles
 
 
@@ -47,7 +46,7 @@ def compare(before: Shared, phi: npt.NDArray[Any], value: Doubles) -> tuple[Doub
     agreement = np.full(len(value), np.nan)
     if not len(rows):
         return agreement, before
-    total = _core.sum_unit_rows([rows], v, False, 0)
+    total = sum_unit_rows(rows, v)
     after = Shared(total + before.total if len(before.total) else total, before.gradients + len(rows))
     if after.gradients > 1:
         with_own = score_shards([rows], v, pool_size=len(rows), total=after.total).score * len(rows) / v

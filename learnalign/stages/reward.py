@@ -38,11 +38,11 @@ def inputs(run: RunDir) -> dict[str, Any]:
 def execute(run: RunDir, progress: Progress) -> Outcome:
     """Judge the parts that are not judged yet."""
     parts = sorted((run.path / "rollouts").glob("part-*.parquet"))
-    total, notes = judge_parts(run, parts, progress)
+    total, notes = _judge_parts(run, parts, progress)
     return Outcome(total, notes=[*notes, *_notes(run)])
 
 
-def judge_parts(run: RunDir, parts: Sequence[Path], progress: Progress) -> tuple[int, list[str]]:
+def _judge_parts(run: RunDir, parts: Sequence[Path], progress: Progress) -> tuple[int, list[str]]:
     """Write the verdicts of the parts that have none; all the responses there are, and what the judge has to say."""
     folder = run.path / "rewards"
     folder.mkdir(exist_ok=True)

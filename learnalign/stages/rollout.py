@@ -81,7 +81,7 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
     row_of = {prompt.prompt_id: row for row, prompt in enumerate(prompts)}
     for number in range(rounds(config)):
         now = next_round(config, _keep(run), number, sampled, correct)
-        facts |= sample_round(run, progress, renderer, prompts, sampled, now, number)
+        facts |= _sample_round(run, progress, renderer, prompts, sampled, now, number)
         sampled = sampled + now.wanted
         if number == rounds(config) - 1:
             break
@@ -129,7 +129,7 @@ def tokenized(run: RunDir, renderer: Renderer) -> tuple[list[Prompt], list[tuple
     return prompts, skipped
 
 
-def sample_round(
+def _sample_round(
     run: RunDir,
     progress: Progress,
     renderer: Renderer,
@@ -173,10 +173,10 @@ def _verdicts(run: RunDir, number: int, row_of: dict[str, int]) -> Counts | None
     parts = [run.path / "rewards" / part.name for part in parts_of(run.path / "rollouts", number)]
     if not judged or not all(part.exists() for part in parts):
         return None if parts else np.zeros(len(row_of), np.int64)
-    return correct_of(parts, row_of)
+    return _correct_of(parts, row_of)
 
 
-def correct_of(parts: Sequence[Path], row_of: Mapping[str, int]) -> Counts:
+def _correct_of(parts: Sequence[Path], row_of: Mapping[str, int]) -> Counts:
     """[len(row_of)] correct responses of every prompt in these parts of verdicts; row_of: prompt id to place."""
     correct = np.zeros(len(row_of), np.int64)
     for part in parts:
