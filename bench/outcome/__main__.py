@@ -22,7 +22,7 @@ Until its third run a stage sampled some prompts of the pool and trained 30 step
     1    groups of 8, 2 n prompts completed          -0.001 0.003 +0.005 0.006 -0.033       -0.023       45, 49 %
     2    of 4, 4 n prompts, sketches kept two stages +0.000 0.004 +0.011 0.006 -0.021 0.001 -0.009 0.007 33, 35 %
     3    of 4, 3 n prompts, this stage's gradients   -0.002 0.003 +0.004 0.008 -0.020 0.001 -0.009 0.006 25, 26 %
-    4    nothing sampled, a pass a stage             RUN4
+    4    nothing sampled, a pass over picks a stage  +0.003 0.001 +0.013 0.007 -0.001 0.001 +0.007 0.006 5, 5 %
 
 (difference to the full pool, standard error over pairs; cost: of the training's own tokens). Of what the first two
 rounds tried on that design (about 150 runs on pairs 100 to 103) nothing was better than run 3's by more than its error:
