@@ -4,7 +4,7 @@ SmolLM2-135M-Instruct is first fine-tuned on the solutions of half of GSM8K's tr
 rates spread; then GRPO runs on the other half (3,736 problems): on all of it, on a random tenth, or on a tenth that a
 `StagedSelector` picks again after every pass. Accuracy: GSM8K's test problems, 4 samples each at temperature 1. A file
 for each run in the folder, so that runs can be made one at a time (each is meant to take less than 10 minutes on an
-H100; on a CPU only `--quick` is of use: 16 problems and 2 steps that show that it runs).
+H100; on a CPU only `--quick` is of use: 16 problems and 4 steps that show that it runs).
 
     python -m bench.outcome_gsm8k runs/outcome_gsm8k --policy SmolLM2-135M-Instruct [--arm staged] [--seed 0] [--quick]
 
@@ -68,7 +68,7 @@ class Size:
 
 
 QUICK = Size(
-    tuned=8, tuning_epochs=1, pool=16, picks=6, steps=2, batch=2, responses=4, tested=4, samples=2, new_tokens=24
+    tuned=8, tuning_epochs=1, pool=16, picks=4, steps=4, batch=2, responses=4, tested=4, samples=2, new_tokens=24
 )
 
 

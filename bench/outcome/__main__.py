@@ -54,8 +54,8 @@ became the method; its settings, with the package's code:
 
     16    +0.013 +- 0.004   +0.008 +- 0.004   visits = 3, memory = 0.8: the defaults, chosen before the fourth run
     16    +0.006 +- 0.004   +0.000 +- 0.004   memory = 1
-    V5
-    V2
+    16    +0.013 +- 0.003   +0.007 +- 0.004   visits = 5
+    16    +0.010 +- 0.003   +0.005 +- 0.003   visits = 2
 
     python -m bench.outcome [FOLDER]        (--quick: small sizes that show that it runs)
 
