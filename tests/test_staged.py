@@ -151,6 +151,18 @@ def test_a_gradient_that_cannot_be_compared_takes_no_part() -> None:
         compare(Shared(np.zeros(8)), phi, value)
 
 
+def test_a_stage_ages_verdicts_and_gradients_alike() -> None:
+    world, selector = made(), StagedSelector(IDS, PICKED, settings=StageConfig(memory=0.5))
+    selector.update(world)
+    world.train(selector)
+    selector.update(world)
+    before, world.mixed = selector.state, set()
+    selector.update(world)
+    np.testing.assert_allclose(selector.state.history.responses, before.history.responses / 2)
+    np.testing.assert_allclose(selector.state.shared.total, before.shared.total / 2)
+    assert selector.state.shared.gradients == before.shared.gradients / 2 > 0
+
+
 def test_picks_are_drawn_in_proportion_to_the_score() -> None:
     agreement = np.array([np.nan, 1.0, 2.0, np.nan, 5.0, -1.0])
     first = np.zeros(6)
