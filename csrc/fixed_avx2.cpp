@@ -51,6 +51,23 @@ LEARNALIGN_AVX2 inline __m256i pair(int16_t a, int16_t b) {
                                                   (static_cast<uint32_t>(static_cast<uint16_t>(b)) << 16)));
 }
 
+struct Digits {
+    __m256i low, high;
+};
+
+// sum += x * y by digits of y.
+LEARNALIGN_AVX2 inline void add_products(__m256i x, const Digits& y, Digits& sum) {
+    sum = {multiply_add(x, y.low, sum.low), multiply_add(x, y.high, sum.high)};
+}
+
+// Bytes 0, 2, 4, ... and 1, 3, 5, ... as 16-bit numbers.
+LEARNALIGN_AVX2 inline __m256i even_bytes(__m256i x) {
+    return _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8);
+}
+LEARNALIGN_AVX2 inline __m256i odd_bytes(__m256i x) {
+    return _mm256_srai_epi16(x, 8);
+}
+
 }  // namespace
 
 LEARNALIGN_AVX2 void fixed_dot_two_avx2(const int8_t* a, const int8_t* b, const FixedVector& vector,
@@ -58,26 +75,25 @@ LEARNALIGN_AVX2 void fixed_dot_two_avx2(const int8_t* a, const int8_t* b, const 
     const int16_t *low = vector.columns.data(), *high = low + d;
     const __m256i zero = _mm256_setzero_si256();
     __m256i a_low = zero, a_high = zero, b_low = zero, b_high = zero;
-    const int64_t whole = d / 16 * 16;
+    const int64_t whole = d / 64 * 64;
     for (int64_t begin = 0; begin < whole; begin += chunk) {
         const int64_t end = std::min(whole, begin + chunk);
-        __m256i a0 = zero, a1 = zero, b0 = zero, b1 = zero;
-        for (int64_t k = begin; k < end; k += 16) {
-            if (k % 64 == 0) {
-                fetch(reinterpret_cast<const char*>(a + k + ahead));
-                fetch(reinterpret_cast<const char*>(b + k + ahead));
+        Digits sum_a = {zero, zero}, sum_b = sum_a;
+        for (int64_t line = begin; line < end; line += 64) {
+            fetch(reinterpret_cast<const char*>(a + line + ahead));
+            fetch(reinterpret_cast<const char*>(b + line + ahead));
+#pragma GCC unroll 4
+            for (int64_t k = line; k < line + 64; k += 16) {
+                const __m256i x = load16(a + k), y = load16(b + k);
+                const Digits m = {load(low + k), load(high + k)};
+                add_products(x, m, sum_a);
+                add_products(y, m, sum_b);
             }
-            const __m256i x = load16(a + k), y = load16(b + k);
-            const __m256i m0 = load(low + k), m1 = load(high + k);
-            a0 = multiply_add(x, m0, a0);
-            b0 = multiply_add(y, m0, b0);
-            a1 = multiply_add(x, m1, a1);
-            b1 = multiply_add(y, m1, b1);
         }
-        widen_into(a0, a_low);
-        widen_into(a1, a_high);
-        widen_into(b0, b_low);
-        widen_into(b1, b_high);
+        widen_into(sum_a.low, a_low);
+        widen_into(sum_a.high, a_high);
+        widen_into(sum_b.low, b_low);
+        widen_into(sum_b.high, b_high);
     }
     sums_a[0] = add_up(a_low);
     sums_a[1] = add_up(a_high);
@@ -91,28 +107,9 @@ LEARNALIGN_AVX2 void fixed_dot_two_avx2(const int8_t* a, const int8_t* b, const 
     }
 }
 
-// Bytes 0, 2, 4, ... and 1, 3, 5, ... as 16-bit numbers.
-LEARNALIGN_AVX2 inline __m256i even_bytes(__m256i x) {
-    return _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8);
-}
-LEARNALIGN_AVX2 inline __m256i odd_bytes(__m256i x) {
-    return _mm256_srai_epi16(x, 8);
-}
-
-struct Digits {
-    __m256i low, high;
-};
-
-// sum += x * weight, by digits. Done here and now: a compiler that computes products ahead runs out of registers.
-LEARNALIGN_AVX2 inline void add_products(__m256i x, const Digits& weight, Digits& sum) {
-    sum.low = multiply_add(x, weight.low, sum.low);
-    sum.high = multiply_add(x, weight.high, sum.high);
-    asm("" : "+x"(sum.low), "+x"(sum.high));
-}
-
-// The bytes of two rows are interleaved in twos, so that one instruction multiplies both rows with their weights
-// and adds. Eight rows: with more, rows that lie a multiple of 4 KiB apart would drive each other out of the
-// first-level cache.
+// The bytes of two rows are interleaved in twos, so that one instruction multiplies both rows with their
+// weights and adds. Eight rows: with more, rows that lie a multiple of 4 KiB apart would drive each other out
+// of the first-level cache.
 LEARNALIGN_AVX2 void fixed_add_avx2(const int8_t* const* rows, const int16_t (*weights)[digits],
                                     FixedSum& sum, int64_t d, const void* next) {
     constexpr int pairs = group_rows / 2;
@@ -136,6 +133,8 @@ LEARNALIGN_AVX2 void fixed_add_avx2(const int8_t* const* rows, const int16_t (*w
             add_products(odd_bytes(a), weight[p], s1);
             add_products(even_bytes(b), weight[p], s2);
             add_products(odd_bytes(b), weight[p], s3);
+            asm("" : "+x"(s0.low), "+x"(s1.low), "+x"(s2.low), "+x"(s3.low));
+            asm("" : "+x"(s0.high), "+x"(s1.high), "+x"(s2.high), "+x"(s3.high));
         }
         const Digits sums[] = {s0, s1, s2, s3};
         for (int q = 0; q < 4; ++q) {
@@ -157,13 +156,13 @@ LEARNALIGN_AVX2 int64_t fixed_sum_squares_avx2(const int8_t* row, int64_t d, con
     const auto* ahead = static_cast<const char*>(next);
     const __m256i one = _mm256_set1_epi16(1);
     __m256i seen = _mm256_setzero_si256(), all = seen;
-    const int64_t whole = d / 64 * 64;
+    const int64_t whole = d / 256 * 256;
     for (int64_t begin = 0; begin < whole; begin += squares_chunk) {
         const int64_t end = std::min(whole, begin + squares_chunk);
         __m256i sum = _mm256_setzero_si256();
         for (int64_t four = begin; four < end; four += 256, ahead += 64) {
             fetch(ahead);
-            for (int64_t k = four; k < std::min(end, four + 256); k += 64) {
+            for (int64_t k = four; k < four + 256; k += 64) {
                 const __m256i x = _mm256_abs_epi8(load(row + k)), y = _mm256_abs_epi8(load(row + k + 32));
                 seen = _mm256_or_si256(seen, _mm256_or_si256(x, y));
                 sum = multiply_add(_mm256_maddubs_epi16(x, x), one, sum);

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <memory>
 #include <string>
+#include <utility>
 
 #include "cpu.hpp"
 #include "error.hpp"
@@ -137,21 +139,19 @@ std::vector<double> sum_rows(const Job& job, std::vector<RowLength>& lengths) {
 
 // The mean, times the power of two that brings its largest entry below 1.
 struct Mean {
-    Direction direction;
+    std::unique_ptr<const Direction> direction;  // nothing if the mean is 0
     int exponent = 0;
     double norm = 0.0;  // of the direction
 
     Mean(const double* total, int64_t d, int64_t pool, Dtype dtype) {
-        std::vector<double>& values = direction.values;
-        values.assign(total, total + d);
+        std::vector<double> values(total, total + d);
         double largest = 0.0;
         for (double& m : values) largest = std::max(largest, std::fabs(m /= static_cast<double>(pool)));
         if (largest == 0.0) return;
         exponent = std::ilogb(largest) + 1;
         for (double& m : values) m = cut_weight(std::ldexp(m, -exponent), dtype);
-        norm =
-            std::sqrt(row_math(Dtype::float64, Simd::portable).measure(values.data(), d, nullptr, nullptr));
-        if (dtype == Dtype::int8) direction.fixed = FixedVector(values);
+        norm = std::sqrt(row_math(Dtype::float64, Simd::portable).measure(values.data(), d, nullptr));
+        direction = std::make_unique<Direction>(std::move(values), dtype);
     }
 };
 
@@ -177,14 +177,14 @@ class DotPass {
     void dots_of(int64_t block) {
         const int64_t d = job_.source.dimension;
         RowCursor cursor(job_.source);
-        Measured measured[2];
+        std::vector<double> rescaled[2];
         int64_t number[2];
         const void* row[2];
         int waiting = 0;
         const auto flush = [&] {
             double dots[2];
             if (waiting > 0) {
-                job_.format.math.dot_two(row[0], row[waiting - 1], mean_.direction, d,
+                job_.format.math.dot_two(row[0], row[waiting - 1], *mean_.direction, d,
                                          rows_ahead * job_.row_bytes(), dots);
             }
             for (int w = 0; w < waiting; ++w) write(number[w], dots[w]);
@@ -195,10 +195,10 @@ class DotPass {
             const void* found = cursor.at(i);
             if (!measured_) {
                 const auto* next_pair = static_cast<const uint8_t*>(found) + 2 * job_.row_bytes();
-                lengths_[i] = measure(found, job_.format, measured[waiting], next_pair);
+                lengths_[i] = measure(found, job_.format, rescaled[waiting], next_pair);
             }
             if (lengths_[i].state != RowState::good || mean_.norm == 0.0) continue;
-            row[waiting] = usable(found, d, lengths_[i].exponent, measured[waiting].rescaled);
+            row[waiting] = usable(found, d, lengths_[i].exponent, rescaled[waiting]);
             number[waiting] = i;
             if (++waiting == 2) flush();
         }

@@ -33,19 +33,8 @@ struct RowFormat {
     size_t row_bytes() const { return static_cast<size_t>(dimension) * item_bytes(dtype); }
 };
 
-// What measuring a row leaves behind.
-struct Measured {
-    struct alignas(64) Line {
-        float numbers[16];
-    };
-    std::vector<double> rescaled;  // the row, if it is of float64 and its exponent is not 0
-    std::vector<Line> wide;        // the row, if it is of float16
-
-    float* wide_row() { return reinterpret_cast<float*>(wide.data()); }
-};
-
-// Fetches a quarter of a row from `next` on.
-RowLength measure(const void* row, const RowFormat& format, Measured& measured, const void* next);
+// Leaves the row in `rescaled` if its exponent is not 0. Fetches a quarter of a row from `next` on.
+RowLength measure(const void* row, const RowFormat& format, std::vector<double>& rescaled, const void* next);
 
 // The sum of the weighted directions of one block's rows, in the order of the rows, some at a time. The group
 // that follows in memory is fetched while one is measured and added.
@@ -65,7 +54,7 @@ class BlockSum {
 
     const RowFormat format_;
     RowSum sum_;
-    Measured measured_[group_rows];
+    std::vector<double> rescaled_[group_rows];
     std::vector<uint8_t> held_;
     const void* rows_[group_rows];
     double weights_[group_rows];
