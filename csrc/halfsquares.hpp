@@ -19,8 +19,7 @@ struct SquareLanes {
     float sum[square_lanes], rest[square_lanes];
 };
 
-// A path's loop: the squares of d halves from `base` on. May fetch a quarter of a row from `next` on
-// meanwhile.
+// A path's loop: the squares of d halves from `base` on. May fetch half a row from `next` on.
 using AddSquares = void (*)(const Half* x, int64_t d, float base, const void* next, SquareLanes& lanes);
 
 // |x|^2; NaN or infinity if one of the d halves is not finite.

@@ -56,15 +56,21 @@ inline int64_t moved_place(int64_t k, int64_t d) {
     return k < d / 16 * 16 ? k / 16 * 16 + (k % 2 * 2 + k / 2 % 2) * 4 + k / 4 % 4 : k;
 }
 
+// The memory works while the processor does: while a group of rows is measured and added, the next one is
+// fetched. So many quarters of it by measure(), the others by add_rows(), as the time is divided between
+// them.
+constexpr int64_t measured_quarters(Dtype dtype) {
+    return dtype == Dtype::float16 ? 2 : 1;
+}
+
 struct RowMath {
-    // |row|^2. Fetches a quarter of a row from `next` on: the memory works while the processor does.
+    // |row|^2. Fetches measured_quarters() of a row from `next` on.
     double (*measure)(const void* row, int64_t d, const void* next);
-    // (row . direction) for two rows at once; `b` may equal `a`. Fetches the pair `ahead` bytes behind
-    // meanwhile.
+    // (row . direction) for two rows at once; `b` may equal `a`. Fetches the pair `ahead` bytes behind.
     void (*dot_two)(const void* a, const void* b, const Direction& direction, int64_t d, int64_t ahead,
                     double* out);
-    // sum += weights[r] * rows[r] for group_rows rows, in this order. Fetches three quarters of as many rows
-    // from `next` on meanwhile.
+    // sum += weights[r] * rows[r] for group_rows rows, in this order. Fetches the other quarters of as many
+    // rows from `next` on.
     void (*add_rows)(const void* const* rows, const double* weights, RowSum& sum, int64_t d,
                      const void* next);
 };

@@ -162,7 +162,7 @@ LEARNALIGN_AVX2 void add_squares_avx2(const Half* x, int64_t d, float base, cons
     Squares s0 = begin, s1 = begin, s2 = begin, s3 = begin;
     int64_t k = 0;
     for (; k + square_lanes <= d; k += square_lanes) {
-        if (k % 128 == 0) fetch(ahead + k / 2);
+        if (k % 64 == 0) fetch(ahead + k);
         add_squares(x + k, s0);
         add_squares(x + k + 8, s1);
         add_squares(x + k + 16, s2);
@@ -248,7 +248,7 @@ LEARNALIGN_AVX2 void dot_two_half(const void* a, const void* b, const Direction&
 
 LEARNALIGN_AVX2 void add_rows_half(const void* const* rows, const double* weights, RowSum& sum, int64_t d,
                                    const void* next) {
-    constexpr int columns = 2 * lanes, lines = columns * sizeof(Half) * group_rows * 3 / 4 / 64;
+    constexpr int columns = 2 * lanes, lines = columns * sizeof(Half) * group_rows / 2 / 64;
     double* total = sum.total.data();
     const auto* ahead = static_cast<const char*>(next);
     double scaled[group_rows], lifted[group_rows];  // for what is left, and for moved numbers

@@ -38,8 +38,9 @@ RowLength BlockSum::add(const void* row, double learnability) {
     const size_t bytes = format_.row_bytes();
     const auto* stored = static_cast<const uint8_t*>(row);
     const uint8_t* next_group = stored + static_cast<size_t>(group_rows - waiting_) * bytes;
+    const size_t fetched = bytes * measured_quarters(format_.dtype) / 4;
     const RowLength length =
-        measure(row, format_, rescaled_[waiting_], next_group + static_cast<size_t>(waiting_) * bytes / 4);
+        measure(row, format_, rescaled_[waiting_], next_group + static_cast<size_t>(waiting_) * fetched);
     if (length.state != RowState::good || learnability == 0.0) return length;
     rows_[waiting_] = length.exponent == 0 ? row : rescaled_[waiting_].data();
     weights_[waiting_] = cut_weight(learnability / length.norm, format_.dtype);
@@ -57,7 +58,7 @@ void BlockSum::flush() {
     }
     if (format_.dtype == Dtype::int8)
         sum_.fixed.make_room(*std::max_element(weights_, weights_ + group_rows), sum_.total);
-    const void* unfetched = end_ + group_rows * format_.row_bytes() / 4;
+    const void* unfetched = end_ + group_rows * format_.row_bytes() * measured_quarters(format_.dtype) / 4;
     format_.math.add_rows(rows_, weights_, sum_, format_.dimension, unfetched);
     waiting_ = 0;
 }

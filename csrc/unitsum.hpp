@@ -33,7 +33,8 @@ struct RowFormat {
     size_t row_bytes() const { return static_cast<size_t>(dimension) * item_bytes(dtype); }
 };
 
-// Leaves the row in `rescaled` if its exponent is not 0. Fetches a quarter of a row from `next` on.
+// Leaves the row in `rescaled` if its exponent is not 0. Fetches as much from `next` on as
+// RowMath::measure().
 RowLength measure(const void* row, const RowFormat& format, std::vector<double>& rescaled, const void* next);
 
 // The sum of the weighted directions of one block's rows, in the order of the rows, some at a time. The group
