@@ -11,8 +11,8 @@ namespace learnalign {
 
 RowLength measure(const void* row, const RowFormat& format, std::vector<double>& rescaled, const void* next) {
     const int64_t d = format.dimension;
-    RowLength length;
     double squares = format.math.measure(row, d, next);
+    int exponent = 0;
     if (format.dtype == Dtype::float64 && !(squares > 1e-200 && squares < 1e200)) {
         const auto* x = static_cast<const double*>(row);
         double largest = 0.0;
@@ -20,16 +20,14 @@ RowLength measure(const void* row, const RowFormat& format, std::vector<double>&
             if (!std::isfinite(x[k])) return {0.0, 0, RowState::not_finite};
             largest = std::max(largest, std::fabs(x[k]));
         }
-        if (largest == 0.0) return length;
-        length.exponent = -std::ilogb(largest);
+        if (largest == 0.0) return {0.0, 0, RowState::zero};
+        exponent = -std::ilogb(largest);
         rescaled.resize(static_cast<size_t>(d));
-        for (int64_t k = 0; k < d; ++k) rescaled[k] = std::ldexp(x[k], length.exponent);
+        for (int64_t k = 0; k < d; ++k) rescaled[k] = std::ldexp(x[k], exponent);
         squares = format.math.measure(rescaled.data(), d, next);
     }
     if (!std::isfinite(squares)) return {0.0, 0, RowState::not_finite};
-    length.norm = std::sqrt(squares);
-    length.state = squares > 0.0 ? RowState::good : RowState::zero;
-    return length;
+    return {std::sqrt(squares), exponent, squares > 0.0 ? RowState::good : RowState::zero};
 }
 
 BlockSum::BlockSum(const RowFormat& format) : format_(format), sum_(format.dtype, format.dimension) {}

@@ -20,9 +20,9 @@ enum class RowState : uint8_t { good, zero, not_finite };
 // Float64 rows near the limits of their range, whose squares overflow or vanish, are used times a power of
 // two, which changes no direction and rounds nothing that matters. `exponent` is 0 for all others.
 struct RowLength {
-    double norm = 0.0;
-    int exponent = 0;
-    RowState state = RowState::zero;
+    double norm;
+    int exponent;
+    RowState state;
 };
 
 struct RowFormat {
