@@ -29,7 +29,7 @@ float encode_int8(const float* row, int64_t d, double norm, int8_t* out) {
 
 RowFacts encode_row(const float* row, int64_t d, Dtype dtype, Simd path, void* out) {
     // A float32 squared cannot overflow or vanish in float64, so the sum is finite exactly when the row is.
-    const double squares = row_math(Dtype::float32, path).measure(row, d, nullptr, row);
+    const double squares = row_math(Dtype::float32, path).measure(row, d, row);
     if (!std::isfinite(squares) || squares == 0.0) {
         std::memset(out, 0, static_cast<size_t>(d) * item_bytes(dtype));
         return {squares == 0.0 ? 0.0 : std::numeric_limits<double>::quiet_NaN(), 0.0f};

@@ -12,12 +12,11 @@ constexpr int64_t chunk = 256;  // products of one digit whose sum fits 32 bits:
 // Calls each(column, its place in a FixedSum) for d columns.
 template <class Each>
 void for_columns(int64_t d, Each each) {
-    constexpr int places[8] = {0, 8, 16, 24, 4, 12, 20, 28};  // of the quads of 32 columns
+    constexpr int64_t places[16] = {0,  8,  1,  9,  2,  10, 3,  11,
+                                    16, 24, 17, 25, 18, 26, 19, 27};  // of 32, and + 4
     const int64_t whole = d / 32 * 32;
     for (int64_t block = 0; block < whole; block += 32) {
-        for (int quad = 0; quad < 8; ++quad) {
-            for (int k = 0; k < 4; ++k) each(block + 4 * quad + k, block + places[quad] + k);
-        }
+        for (int k = 0; k < 32; ++k) each(block + k, block + places[k % 16] + k / 16 * 4);
     }
     for (int64_t k = whole; k < d; ++k) each(k, k);
 }
@@ -48,12 +47,10 @@ void FixedSum::move_to(std::vector<double>& total) {
     if (rows == 0) return;
     const auto d = static_cast<int64_t>(total.size());
     for_columns(d, [&](int64_t k, int64_t place) {
-        const int64_t sums[digits] = {static_cast<int32_t>(columns[place] - excess[0]),
-                                      static_cast<int32_t>(columns[d + place] - excess[1])};
+        const int64_t sums[digits] = {columns[place], columns[d + place]};
         total[k] += join_digits(sums, unit);
     });
     std::fill(columns.begin(), columns.end(), 0);
-    std::fill_n(excess, digits, 0);
     rows = 0;
 }
 
@@ -84,9 +81,8 @@ void fixed_dot(const int8_t* row, const FixedVector& vector, int64_t d, int64_t*
 
 void fixed_add(const int8_t* row, const int16_t* weight, FixedSum& sum, int64_t d) {
     for (int t = 0; t < digits; ++t) {
-        uint32_t* column = sum.columns.data() + t * d;
-        const int32_t w = weight[t];
-        for_columns(d, [&](int64_t k, int64_t place) { column[place] += static_cast<uint32_t>(w * row[k]); });
+        int32_t* column = sum.columns.data() + t * d;
+        for_columns(d, [&](int64_t k, int64_t place) { column[place] += int32_t{weight[t]} * row[k]; });
     }
 }
 

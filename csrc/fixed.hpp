@@ -20,12 +20,11 @@ constexpr int64_t fixed_sum_rows = 256;  // rows in a FixedSum: 256 * 2^7 * 2^15
 double fixed_unit(double largest);
 
 // sum_j w_j q_j over at most fixed_sum_rows int8 rows: digit t of column k at [t * d + k's place].
-// Of each 32 columns the quads stand in the order in which AVX2 widens bytes, the last d % 32 as they come.
+// Each 32 columns stand in the order in which AVX2 takes two rows apart, the last d % 32 as they come.
 struct FixedSum {
     double unit = 0.0;
     int64_t rows = 0;
-    uint32_t excess[digits] = {};  // what stands in every column of a digit beside the sum, modulo 2^32
-    std::vector<uint32_t> columns;
+    std::vector<int32_t> columns;
 
     FixedSum() = default;
     explicit FixedSum(int64_t d) : columns(digits * static_cast<size_t>(d)) {}

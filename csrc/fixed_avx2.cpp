@@ -51,6 +51,23 @@ LEARNALIGN_AVX2 inline __m256i pair(int16_t a, int16_t b) {
                                                   (static_cast<uint32_t>(static_cast<uint16_t>(b)) << 16)));
 }
 
+struct Digits {
+    __m256i low, high;
+};
+
+// sum += x * y by digits of y.
+LEARNALIGN_AVX2 inline void add_products(__m256i x, const Digits& y, Digits& sum) {
+    sum = {multiply_add(x, y.low, sum.low), multiply_add(x, y.high, sum.high)};
+}
+
+// Bytes 0, 2, 4, ... and 1, 3, 5, ... as 16-bit numbers.
+LEARNALIGN_AVX2 inline __m256i even_bytes(__m256i x) {
+    return _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8);
+}
+LEARNALIGN_AVX2 inline __m256i odd_bytes(__m256i x) {
+    return _mm256_srai_epi16(x, 8);
+}
+
 }  // namespace
 
 LEARNALIGN_AVX2 void fixed_dot_two_avx2(const int8_t* a, const int8_t* b, const FixedVector& vector,
@@ -58,26 +75,25 @@ LEARNALIGN_AVX2 void fixed_dot_two_avx2(const int8_t* a, const int8_t* b, const 
     const int16_t *low = vector.columns.data(), *high = low + d;
     const __m256i zero = _mm256_setzero_si256();
     __m256i a_low = zero, a_high = zero, b_low = zero, b_high = zero;
-    const int64_t whole = d / 16 * 16;
+    const int64_t whole = d / 64 * 64;
     for (int64_t begin = 0; begin < whole; begin += chunk) {
         const int64_t end = std::min(whole, begin + chunk);
-        __m256i a0 = zero, a1 = zero, b0 = zero, b1 = zero;
-        for (int64_t k = begin; k < end; k += 16) {
-            if (k % 64 == 0) {
-                fetch(reinterpret_cast<const char*>(a + k + ahead));
-                fetch(reinterpret_cast<const char*>(b + k + ahead));
+        Digits sum_a = {zero, zero}, sum_b = sum_a;
+        for (int64_t line = begin; line < end; line += 64) {
+            fetch(reinterpret_cast<const char*>(a + line + ahead));
+            fetch(reinterpret_cast<const char*>(b + line + ahead));
+#pragma GCC unroll 4
+            for (int64_t k = line; k < line + 64; k += 16) {
+                const __m256i x = load16(a + k), y = load16(b + k);
+                const Digits m = {load(low + k), load(high + k)};
+                add_products(x, m, sum_a);
+                add_products(y, m, sum_b);
             }
-            const __m256i x = load16(a + k), y = load16(b + k);
-            const __m256i m0 = load(low + k), m1 = load(high + k);
-            a0 = multiply_add(x, m0, a0);
-            b0 = multiply_add(y, m0, b0);
-            a1 = multiply_add(x, m1, a1);
-            b1 = multiply_add(y, m1, b1);
         }
-        widen_into(a0, a_low);
-        widen_into(a1, a_high);
-        widen_into(b0, b_low);
-        widen_into(b1, b_high);
+        widen_into(sum_a.low, a_low);
+        widen_into(sum_a.high, a_high);
+        widen_into(sum_b.low, b_low);
+        widen_into(sum_b.high, b_high);
     }
     sums_a[0] = add_up(a_low);
     sums_a[1] = add_up(a_high);
@@ -91,48 +107,45 @@ LEARNALIGN_AVX2 void fixed_dot_two_avx2(const int8_t* a, const int8_t* b, const 
     }
 }
 
-// The bytes of two rows are interleaved, so that one instruction multiplies both with their weights and adds.
-// 128 is added to every byte, which makes widening cheap and adds the same excess to every column; what
-// overflows meanwhile comes back when that is taken off. Eight rows: with more, rows that lie a multiple of 4
-// KiB apart would drive each other out of the first-level cache.
+// The bytes of two rows are interleaved in twos, so that one instruction multiplies both rows with their
+// weights and adds. Eight rows: with more, rows that lie a multiple of 4 KiB apart would drive each other out
+// of the first-level cache.
 LEARNALIGN_AVX2 void fixed_add_avx2(const int8_t* const* rows, const int16_t (*weights)[digits],
                                     FixedSum& sum, int64_t d, const void* next) {
     constexpr int pairs = group_rows / 2;
-    uint32_t *low = sum.columns.data(), *high = low + d;
+    int32_t *low = sum.columns.data(), *high = low + d;
     const auto* ahead = static_cast<const char*>(next);
-    const __m256i zero = _mm256_setzero_si256(), bias = _mm256_set1_epi8(-128);
-    __m256i weight[pairs][digits];
-    for (int t = 0; t < digits; ++t) {
-        for (int p = 0; p < pairs; ++p) weight[p][t] = pair(weights[2 * p][t], weights[2 * p + 1][t]);
-        for (int r = 0; r < group_rows; ++r) sum.excess[t] += static_cast<uint32_t>(128 * weights[r][t]);
+    Digits weight[pairs];
+    for (int p = 0; p < pairs; ++p) {
+        const int16_t *a = weights[2 * p], *b = weights[2 * p + 1];
+        weight[p] = {pair(a[0], b[0]), pair(a[1], b[1])};
     }
     int64_t k = 0;
     for (; k + 32 <= d; k += 32, ahead += 32 * group_rows * 3 / 4) {
         for (int line = 0; line < group_rows * 3 / 8; ++line) fetch(ahead + 64 * line);
-        __m256i low_sum[4], high_sum[4];
-        for (int q = 0; q < 4; ++q) {
-            low_sum[q] = load(low + k + 8 * q);
-            high_sum[q] = load(high + k + 8 * q);
-        }
-#pragma GCC unroll 1
+        Digits s0 = {load(low + k), load(high + k)}, s1 = {load(low + k + 8), load(high + k + 8)},
+               s2 = {load(low + k + 16), load(high + k + 16)}, s3 = {load(low + k + 24), load(high + k + 24)};
+#pragma GCC unroll 4
         for (int p = 0; p < pairs; ++p) {
-            const __m256i x = _mm256_xor_si256(load(rows[2 * p] + k), bias),
-                          y = _mm256_xor_si256(load(rows[2 * p + 1] + k), bias);
-            const __m256i a = _mm256_unpacklo_epi8(x, y), b = _mm256_unpackhi_epi8(x, y);
-            const __m256i xy[4] = {_mm256_unpacklo_epi8(a, zero), _mm256_unpackhi_epi8(a, zero),
-                                   _mm256_unpacklo_epi8(b, zero), _mm256_unpackhi_epi8(b, zero)};
-            for (int q = 0; q < 4; ++q) low_sum[q] = multiply_add(xy[q], weight[p][0], low_sum[q]);
-            for (int q = 0; q < 4; ++q) high_sum[q] = multiply_add(xy[q], weight[p][1], high_sum[q]);
+            const __m256i x = load(rows[2 * p] + k), y = load(rows[2 * p + 1] + k);
+            const __m256i a = _mm256_unpacklo_epi16(x, y), b = _mm256_unpackhi_epi16(x, y);
+            add_products(even_bytes(a), weight[p], s0);
+            add_products(odd_bytes(a), weight[p], s1);
+            add_products(even_bytes(b), weight[p], s2);
+            add_products(odd_bytes(b), weight[p], s3);
+            asm("" : "+x"(s0.low), "+x"(s1.low), "+x"(s2.low), "+x"(s3.low));
+            asm("" : "+x"(s0.high), "+x"(s1.high), "+x"(s2.high), "+x"(s3.high));
         }
+        const Digits sums[] = {s0, s1, s2, s3};
         for (int q = 0; q < 4; ++q) {
-            store(low + k + 8 * q, low_sum[q]);
-            store(high + k + 8 * q, high_sum[q]);
+            store(low + k + 8 * q, sums[q].low);
+            store(high + k + 8 * q, sums[q].high);
         }
     }
     for (; k < d; ++k) {
         for (int r = 0; r < group_rows; ++r) {
-            low[k] += static_cast<uint32_t>(weights[r][0] * (rows[r][k] + 128));
-            high[k] += static_cast<uint32_t>(weights[r][1] * (rows[r][k] + 128));
+            low[k] += int32_t{weights[r][0]} * rows[r][k];
+            high[k] += int32_t{weights[r][1]} * rows[r][k];
         }
     }
 }
@@ -143,13 +156,13 @@ LEARNALIGN_AVX2 int64_t fixed_sum_squares_avx2(const int8_t* row, int64_t d, con
     const auto* ahead = static_cast<const char*>(next);
     const __m256i one = _mm256_set1_epi16(1);
     __m256i seen = _mm256_setzero_si256(), all = seen;
-    const int64_t whole = d / 64 * 64;
+    const int64_t whole = d / 256 * 256;
     for (int64_t begin = 0; begin < whole; begin += squares_chunk) {
         const int64_t end = std::min(whole, begin + squares_chunk);
         __m256i sum = _mm256_setzero_si256();
         for (int64_t four = begin; four < end; four += 256, ahead += 64) {
             fetch(ahead);
-            for (int64_t k = four; k < std::min(end, four + 256); k += 64) {
+            for (int64_t k = four; k < four + 256; k += 64) {
                 const __m256i x = _mm256_abs_epi8(load(row + k)), y = _mm256_abs_epi8(load(row + k + 32));
                 seen = _mm256_or_si256(seen, _mm256_or_si256(x, y));
                 sum = multiply_add(_mm256_maddubs_epi16(x, x), one, sum);

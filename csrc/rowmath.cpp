@@ -2,7 +2,9 @@
 #include "rowmath.hpp"
 
 #include <bit>
-#include <type_traits>
+#include <utility>
+
+#include "halfsquares.hpp"
 
 namespace learnalign {
 namespace {
@@ -18,11 +20,8 @@ inline double load(double x) {
 }
 
 template <class T>
-double measure(const void* row, int64_t d, float* wide, const void*) {
+double measure(const void* row, int64_t d, const void*) {
     const T* x = static_cast<const T*>(row);
-    if constexpr (std::is_same_v<T, Half>) {
-        for (int64_t k = 0; k < d; ++k) wide[k] = half_to_float(x[k]);
-    }
     double lane[lanes] = {};
     int64_t k = 0;
     for (; k + lanes <= d; k += lanes) {
@@ -58,10 +57,23 @@ void add_rows(const void* const* rows, const double* weights, RowSum& sum, int64
     }
 }
 
-template <class T, class Added = T>
-constexpr RowMath table = {measure<T>, dot_two<T>, add_rows<Added>};
+template <class T>
+constexpr RowMath table = {measure<T>, dot_two<T>, add_rows<T>};
 
-double measure_int8(const void* row, int64_t d, float*, const void*) {
+double measure_half(const void* row, int64_t d, const void* next) {
+    return sum_squares(static_cast<const Half*>(row), d, next, add_squares);
+}
+
+void add_rows_half(const void* const* rows, const double* weights, RowSum& sum, int64_t d, const void*) {
+    double* total = sum.total.data();
+    for (int r = 0; r < group_rows; ++r) {
+        const Half* x = static_cast<const Half*>(rows[r]);
+        const double weight = weights[r] * half_sum_scale;
+        for (int64_t k = 0; k < d; ++k) total[moved_place(k, d)] += weight * load(x[k]);
+    }
+}
+
+double measure_int8(const void* row, int64_t d, const void*) {
     return static_cast<double>(fixed_sum_squares(static_cast<const int8_t*>(row), d));
 }
 
@@ -82,9 +94,35 @@ void add_rows_int8(const void* const* rows, const double* weights, RowSum& sum, 
     }
 }
 
+constexpr RowMath half_table = {measure_half, dot_two<Half>, add_rows_half};
 constexpr RowMath int8_table = {measure_int8, dot_two_int8, add_rows_int8};
 
 }  // namespace
+
+RowSum::RowSum(Dtype dtype, int64_t d) : total(static_cast<size_t>(d)), dtype_(dtype) {
+    if (dtype == Dtype::int8) fixed = FixedSum(d);
+}
+
+std::vector<double> RowSum::take() {
+    const auto d = static_cast<int64_t>(total.size());
+    if (dtype_ == Dtype::int8) {
+        fixed.move_to(total);
+        fixed.unit = 0.0;
+    }
+    std::vector<double> taken = std::exchange(total, std::vector<double>(total.size()));
+    if (dtype_ != Dtype::float16) return taken;
+    std::vector<double> ordered(taken.size());
+    for (int64_t k = 0; k < d; ++k) ordered[k] = taken[moved_place(k, d)] / half_sum_scale;
+    return ordered;
+}
+
+Direction::Direction(std::vector<double> from, Dtype dtype) : values(std::move(from)) {
+    const auto d = static_cast<int64_t>(values.size());
+    if (dtype == Dtype::int8) fixed = FixedVector(values);
+    if (dtype != Dtype::float16) return;
+    moved.resize(values.size());
+    for (int64_t k = 0; k < d; ++k) moved[moved_place(k, d)] = values[k] * moved_back;
+}
 
 const RowMath& row_math(Dtype dtype, Simd path) {
 #if defined(__x86_64__)
@@ -96,7 +134,7 @@ const RowMath& row_math(Dtype dtype, Simd path) {
         case Dtype::int8:
             return int8_table;
         case Dtype::float16:
-            return table<Half, float>;
+            return half_table;
         case Dtype::float32:
             return table<float>;
         case Dtype::float64:

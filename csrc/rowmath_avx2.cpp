@@ -6,7 +6,7 @@
 
 #include <immintrin.h>
 
-#include <type_traits>
+#include "halfsquares.hpp"
 
 #define LEARNALIGN_AVX2 __attribute__((target("avx2,fma,f16c")))
 
@@ -46,19 +46,6 @@ LEARNALIGN_AVX2 inline Lanes load_lanes(const T* x) {
     return {load4(x), load4(x + 4), load4(x + 8), load4(x + 12)};
 }
 
-// The numbers from k on; halves by way of `wide`: a conversion that reads memory costs half of one that
-// widens a register.
-template <class T>
-LEARNALIGN_AVX2 inline Lanes widened_lanes(const T* x, int64_t k, float*) {
-    return load_lanes(x + k);
-}
-LEARNALIGN_AVX2 inline Lanes widened_lanes(const Half* x, int64_t k, float* wide) {
-    const auto* halves = reinterpret_cast<const __m128i*>(x + k);
-    _mm256_storeu_ps(wide + k, _mm256_cvtph_ps(_mm_loadu_si128(halves)));
-    _mm256_storeu_ps(wide + k + 8, _mm256_cvtph_ps(_mm_loadu_si128(halves + 1)));
-    return load_lanes(wide + k);
-}
-
 // sum += x * y; in one step where the products are exact.
 template <bool exact>
 LEARNALIGN_AVX2 inline void add_products(const Lanes& x, const Lanes& y, Lanes& sum) {
@@ -81,7 +68,7 @@ LEARNALIGN_AVX2 inline void fetch(const void* where) {
 
 // Squares of what fits in half the digits of a float64 are exact.
 template <class T>
-LEARNALIGN_AVX2 double measure(const void* row, int64_t d, float* wide, const void* next) {
+LEARNALIGN_AVX2 double measure(const void* row, int64_t d, const void* next) {
     const T* x = static_cast<const T*>(row);
     const auto* ahead = static_cast<const char*>(next);
     constexpr int64_t fetch_every = 256 / sizeof(T);
@@ -90,53 +77,16 @@ LEARNALIGN_AVX2 double measure(const void* row, int64_t d, float* wide, const vo
     int64_t k = 0;
     for (; k + lanes <= d; k += lanes) {
         if (k % fetch_every == 0) fetch(ahead + k / fetch_every * 64);
-        const Lanes xs = widened_lanes(x, k, wide);
+        const Lanes xs = load_lanes(x + k);
         add_products<(sizeof(T) < sizeof(double))>(xs, xs, sum);
     }
     double lane[lanes];
     store_lanes(sum, lane);
     for (int l = 0; k + l < d; ++l) {
         const double last = load(x[k + l]);
-        if constexpr (std::is_same_v<T, Half>) wide[k + l] = static_cast<float>(last);
         lane[l] += last * last;
     }
     return add_lanes(lane);
-}
-
-// Sixteen halves as float64 times 2^-1008, by moving bits: sign, exponent and significand of a half stand in
-// the upper 32 bits of a float64 once they are shifted there, and only the offset of the exponent differs,
-// for subnormal halves too. It takes half the time of two conversions. In the order that unpacking leaves: 0
-// 1 8 9, 2 3 10 11, 4 5 12 13, 6 7 14 15.
-constexpr double moved_back = 0x1p1008;
-
-LEARNALIGN_AVX2 inline Lanes moved_lanes(const Half* x) {
-    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)),
-                  zero = _mm256_setzero_si256();
-    const __m256i upper = _mm256_and_si256(_mm256_srai_epi16(half, 6), _mm256_set1_epi16(int16_t(0x81ff)));
-    const __m256i lower = _mm256_slli_epi16(half, 10);
-    const __m256i a = _mm256_unpacklo_epi16(lower, upper), b = _mm256_unpackhi_epi16(lower, upper);
-    return {_mm256_castsi256_pd(_mm256_unpacklo_epi32(zero, a)),
-            _mm256_castsi256_pd(_mm256_unpackhi_epi32(zero, a)),
-            _mm256_castsi256_pd(_mm256_unpacklo_epi32(zero, b)),
-            _mm256_castsi256_pd(_mm256_unpackhi_epi32(zero, b))};
-}
-
-// Sixteen float64 in that order, and back.
-LEARNALIGN_AVX2 inline __m256d load_two(const double* x) {
-    return _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(x)), _mm_loadu_pd(x + 8), 1);
-}
-LEARNALIGN_AVX2 inline void store_two(__m256d two, double* x) {
-    _mm_storeu_pd(x, _mm256_castpd256_pd128(two));
-    _mm_storeu_pd(x + 8, _mm256_extractf128_pd(two, 1));
-}
-LEARNALIGN_AVX2 inline Lanes load_moved(const double* x) {
-    return {load_two(x), load_two(x + 2), load_two(x + 4), load_two(x + 6)};
-}
-LEARNALIGN_AVX2 inline void store_moved(const Lanes& sum, double* x) {
-    store_two(sum.a, x);
-    store_two(sum.b, x + 2);
-    store_two(sum.c, x + 4);
-    store_two(sum.d, x + 6);
 }
 
 template <class T>
@@ -165,41 +115,10 @@ LEARNALIGN_AVX2 void dot_two(const void* a, const void* b, const Direction& dire
     out[1] = add_lanes(lane_y);
 }
 
-LEARNALIGN_AVX2 void dot_two_half(const void* a, const void* b, const Direction& direction, int64_t d,
-                                  int64_t ahead, double* out) {
-    const Half *x = static_cast<const Half*>(a), *y = static_cast<const Half*>(b);
-    const double* m = direction.values.data();
-    const __m256d zero = _mm256_setzero_pd(), back = _mm256_set1_pd(moved_back);
-    Lanes sum_x = {zero, zero, zero, zero}, sum_y = sum_x;
-    int64_t k = 0;
-    for (; k + lanes <= d; k += lanes) {
-        if (k % 32 == 0) {
-            fetch(reinterpret_cast<const char*>(x + k) + ahead);
-            fetch(reinterpret_cast<const char*>(y + k) + ahead);
-        }
-        Lanes ms = load_moved(m + k);
-        ms = {_mm256_mul_pd(ms.a, back), _mm256_mul_pd(ms.b, back), _mm256_mul_pd(ms.c, back),
-              _mm256_mul_pd(ms.d, back)};
-        add_products<true>(moved_lanes(x + k), ms, sum_x);
-        add_products<true>(moved_lanes(y + k), ms, sum_y);
-    }
-    double lane_x[lanes], lane_y[lanes];
-    store_moved(sum_x, lane_x);
-    store_moved(sum_y, lane_y);
-    for (int l = 0; k + l < d; ++l) {
-        lane_x[l] += load(x[k + l]) * m[k + l];
-        lane_y[l] += load(y[k + l]) * m[k + l];
-    }
-    out[0] = add_lanes(lane_x);
-    out[1] = add_lanes(lane_y);
-}
-
-// Rows of T, widened ones if T is not Stored.
-template <class Stored, class T>
+template <class T>
 LEARNALIGN_AVX2 void add_rows(const void* const* rows, const double* weights, RowSum& sum, int64_t d,
                               const void* next) {
-    constexpr bool exact = std::is_same_v<Stored, Half>;  // 42 + 11 bits
-    constexpr int columns = 2 * lanes, lines = columns * sizeof(Stored) * group_rows * 3 / 4 / 64;
+    constexpr int columns = 2 * lanes, lines = columns * sizeof(T) * group_rows * 3 / 4 / 64;
     double* total = sum.total.data();
     const auto* ahead = static_cast<const char*>(next);
     int64_t k = 0;
@@ -210,8 +129,8 @@ LEARNALIGN_AVX2 void add_rows(const void* const* rows, const double* weights, Ro
         for (int r = 0; r < group_rows; ++r) {
             const T* x = static_cast<const T*>(rows[r]) + k;
             const __m256d w = _mm256_broadcast_sd(weights + r);
-            add_products<exact>(load_lanes(x), {w, w, w, w}, left);
-            add_products<exact>(load_lanes(x + lanes), {w, w, w, w}, right);
+            add_products<false>(load_lanes(x), {w, w, w, w}, left);
+            add_products<false>(load_lanes(x + lanes), {w, w, w, w}, right);
         }
         store_lanes(left, total + k);
         store_lanes(right, total + k + lanes);
@@ -222,9 +141,147 @@ LEARNALIGN_AVX2 void add_rows(const void* const* rows, const double* weights, Ro
 }
 
 template <class T>
-constexpr RowMath table = {measure<T>, dot_two<T>, add_rows<T, T>};
+constexpr RowMath table = {measure<T>, dot_two<T>, add_rows<T>};
 
-double measure_int8(const void* row, int64_t d, float*, const void* next) {
+// Eight lanes of SquareLanes.
+struct Squares {
+    __m256 sum, rest;
+};
+
+LEARNALIGN_AVX2 inline void add_squares(const Half* x, Squares& lanes) {
+    const __m256 xs = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+    const __m256 next = _mm256_fmadd_ps(xs, xs, lanes.sum);
+    lanes.rest = _mm256_add_ps(lanes.rest, _mm256_fmsub_ps(xs, xs, _mm256_sub_ps(next, lanes.sum)));
+    lanes.sum = next;
+}
+
+LEARNALIGN_AVX2 void add_squares_avx2(const Half* x, int64_t d, float base, const void* next,
+                                      SquareLanes& lanes) {
+    const auto* ahead = static_cast<const char*>(next);
+    const Squares begin = {_mm256_set1_ps(base), _mm256_setzero_ps()};
+    Squares s0 = begin, s1 = begin, s2 = begin, s3 = begin;
+    int64_t k = 0;
+    for (; k + square_lanes <= d; k += square_lanes) {
+        if (k % 64 == 0) fetch(ahead + k);
+        add_squares(x + k, s0);
+        add_squares(x + k + 8, s1);
+        add_squares(x + k + 16, s2);
+        add_squares(x + k + 24, s3);
+    }
+    const Squares all[] = {s0, s1, s2, s3};
+    for (int q = 0; q < 4; ++q) {
+        _mm256_storeu_ps(lanes.sum + 8 * q, all[q].sum);
+        _mm256_storeu_ps(lanes.rest + 8 * q, all[q].rest);
+    }
+    for (int l = 0; k + l < d; ++l) add_square(half_to_float(x[k + l]), lanes.sum[l], lanes.rest[l]);
+}
+
+double measure_half(const void* row, int64_t d, const void* next) {
+    return sum_squares(static_cast<const Half*>(row), d, next, add_squares_avx2);
+}
+
+struct Pair {
+    __m256d left, right;
+};
+
+LEARNALIGN_AVX2 inline Pair load_pair(const double* x) {
+    return {load4(x), load4(x + 4)};
+}
+
+LEARNALIGN_AVX2 inline void store_pair(const Pair& pair, double* x) {
+    _mm256_storeu_pd(x, pair.left);
+    _mm256_storeu_pd(x + 4, pair.right);
+}
+
+// sum += x * y, the products exact.
+LEARNALIGN_AVX2 inline void add_products(const Pair& x, const Pair& y, Pair& sum) {
+    sum.left = _mm256_fmadd_pd(x.left, y.left, sum.left);
+    sum.right = _mm256_fmadd_pd(x.right, y.right, sum.right);
+}
+
+// Of 16 halves the even ones (0 4 8 12, 2 6 10 14) or the odd ones (1 5 9 13, 3 7 11 15), times 1 /
+// moved_back. As 32-bit integers times 2^10 sign, exponent and significand stand where the upper half of a
+// float64 has them.
+enum class Taken { even, odd };
+template <Taken taken>
+LEARNALIGN_AVX2 inline Pair moved(const Half* x) {
+    const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+    const __m256i integers =
+        _mm256_madd_epi16(halves, _mm256_set1_epi32(taken == Taken::even ? 1 << 10 : 1 << 26));
+    const __m256i bits = _mm256_set1_epi64x(static_cast<int64_t>(0x81fffc0000000000));
+    return {_mm256_castsi256_pd(_mm256_and_si256(_mm256_slli_epi64(integers, 32), bits)),
+            _mm256_castsi256_pd(_mm256_and_si256(integers, bits))};
+}
+
+// The sum of 16 moved lanes and of the products that are left of a row.
+LEARNALIGN_AVX2 inline double add_moved(const Pair& even, const Pair& odd, const Half* x,
+                                        const double* values, int64_t left) {
+    double in_place[lanes], lane[lanes];
+    store_pair(even, in_place);
+    store_pair(odd, in_place + 8);
+    for (int l = 0; l < lanes; ++l) lane[l] = in_place[moved_place(l, lanes)];
+    for (int64_t l = 0; l < left; ++l) lane[l] += load(x[l]) * values[l];
+    return add_lanes(lane);
+}
+
+LEARNALIGN_AVX2 void dot_two_half(const void* a, const void* b, const Direction& direction, int64_t d,
+                                  int64_t ahead, double* out) {
+    const Half *x = static_cast<const Half*>(a), *y = static_cast<const Half*>(b);
+    const double *m = direction.moved.data(), *values = direction.values.data();
+    const __m256d zero = _mm256_setzero_pd();
+    Pair even_x = {zero, zero}, odd_x = even_x, even_y = even_x, odd_y = even_x;
+    int64_t k = 0;
+    for (; k + lanes <= d; k += lanes) {
+        if (k % 32 == 0) {
+            fetch(reinterpret_cast<const char*>(x + k) + ahead);
+            fetch(reinterpret_cast<const char*>(y + k) + ahead);
+        }
+        const Pair even = load_pair(m + k), odd = load_pair(m + k + 8);
+        add_products(moved<Taken::even>(x + k), even, even_x);
+        add_products(moved<Taken::even>(y + k), even, even_y);
+        add_products(moved<Taken::odd>(x + k), odd, odd_x);
+        add_products(moved<Taken::odd>(y + k), odd, odd_y);
+    }
+    out[0] = add_moved(even_x, odd_x, x + k, values + k, d - k);
+    out[1] = add_moved(even_y, odd_y, y + k, values + k, d - k);
+}
+
+LEARNALIGN_AVX2 void add_rows_half(const void* const* rows, const double* weights, RowSum& sum, int64_t d,
+                                   const void* next) {
+    constexpr int columns = 2 * lanes, lines = columns * sizeof(Half) * group_rows / 2 / 64;
+    double* total = sum.total.data();
+    const auto* ahead = static_cast<const char*>(next);
+    double scaled[group_rows], lifted[group_rows];  // for what is left, and for moved numbers
+    for (int r = 0; r < group_rows; ++r) {
+        scaled[r] = weights[r] * half_sum_scale;
+        lifted[r] = scaled[r] * moved_back;
+    }
+    int64_t k = 0;
+    for (; k + columns <= d; k += columns, ahead += 64 * lines) {
+        for (int line = 0; line < lines; ++line) fetch(ahead + 64 * line);
+        Pair even = load_pair(total + k), odd = load_pair(total + k + 8), even2 = load_pair(total + k + 16),
+             odd2 = load_pair(total + k + 24);
+#pragma GCC unroll 8
+        for (int r = 0; r < group_rows; ++r) {
+            const Half* x = static_cast<const Half*>(rows[r]) + k;
+            const __m256d w = _mm256_broadcast_sd(lifted + r);
+            add_products(moved<Taken::even>(x), {w, w}, even);
+            add_products(moved<Taken::odd>(x), {w, w}, odd);
+            add_products(moved<Taken::even>(x + lanes), {w, w}, even2);
+            add_products(moved<Taken::odd>(x + lanes), {w, w}, odd2);
+        }
+        store_pair(even, total + k);
+        store_pair(odd, total + k + 8);
+        store_pair(even2, total + k + 16);
+        store_pair(odd2, total + k + 24);
+    }
+    for (; k < d; ++k) {
+        for (int r = 0; r < group_rows; ++r)
+            total[moved_place(k, d)] += scaled[r] * load(static_cast<const Half*>(rows[r])[k]);
+    }
+}
+
+double measure_int8(const void* row, int64_t d, const void* next) {
     return static_cast<double>(fixed_sum_squares_avx2(static_cast<const int8_t*>(row), d, next));
 }
 
@@ -247,7 +304,7 @@ void add_rows_int8(const void* const* rows, const double* weights, RowSum& sum, 
     fixed_add_avx2(row, weight, sum.fixed, d, next);
 }
 
-constexpr RowMath half_table = {measure<Half>, dot_two_half, add_rows<Half, float>};
+constexpr RowMath half_table = {measure_half, dot_two_half, add_rows_half};
 constexpr RowMath int8_table = {measure_int8, dot_two_int8, add_rows_int8};
 
 }  // namespace

@@ -9,11 +9,10 @@
 
 namespace learnalign {
 
-RowLength measure(const void* row, const RowFormat& format, Measured& measured, const void* next) {
+RowLength measure(const void* row, const RowFormat& format, std::vector<double>& rescaled, const void* next) {
     const int64_t d = format.dimension;
-    RowLength length;
-    if (format.dtype == Dtype::float16) measured.wide.resize(static_cast<size_t>(d + 15) / 16);
-    double squares = format.math.measure(row, d, measured.wide_row(), next);
+    double squares = format.math.measure(row, d, next);
+    int exponent = 0;
     if (format.dtype == Dtype::float64 && !(squares > 1e-200 && squares < 1e200)) {
         const auto* x = static_cast<const double*>(row);
         double largest = 0.0;
@@ -21,35 +20,27 @@ RowLength measure(const void* row, const RowFormat& format, Measured& measured, 
             if (!std::isfinite(x[k])) return {0.0, 0, RowState::not_finite};
             largest = std::max(largest, std::fabs(x[k]));
         }
-        if (largest == 0.0) return length;
-        length.exponent = -std::ilogb(largest);
-        std::vector<double>& rescaled = measured.rescaled;
+        if (largest == 0.0) return {0.0, 0, RowState::zero};
+        exponent = -std::ilogb(largest);
         rescaled.resize(static_cast<size_t>(d));
-        for (int64_t k = 0; k < d; ++k) rescaled[k] = std::ldexp(x[k], length.exponent);
-        squares = format.math.measure(rescaled.data(), d, nullptr, next);
+        for (int64_t k = 0; k < d; ++k) rescaled[k] = std::ldexp(x[k], exponent);
+        squares = format.math.measure(rescaled.data(), d, next);
     }
     if (!std::isfinite(squares)) return {0.0, 0, RowState::not_finite};
-    length.norm = std::sqrt(squares);
-    length.state = squares > 0.0 ? RowState::good : RowState::zero;
-    return length;
+    return {std::sqrt(squares), exponent, squares > 0.0 ? RowState::good : RowState::zero};
 }
 
-BlockSum::BlockSum(const RowFormat& format) : format_(format) {
-    sum_.total.resize(static_cast<size_t>(format.dimension), 0.0);
-    if (format.dtype == Dtype::int8) sum_.fixed = FixedSum(format.dimension);
-}
+BlockSum::BlockSum(const RowFormat& format) : format_(format), sum_(format.dtype, format.dimension) {}
 
 RowLength BlockSum::add(const void* row, double learnability) {
     const size_t bytes = format_.row_bytes();
     const auto* stored = static_cast<const uint8_t*>(row);
     const uint8_t* next_group = stored + static_cast<size_t>(group_rows - waiting_) * bytes;
-    Measured& measured = measured_[waiting_];
+    const size_t fetched = bytes * measured_quarters(format_.dtype) / 4;
     const RowLength length =
-        measure(row, format_, measured, next_group + static_cast<size_t>(waiting_) * bytes / 4);
+        measure(row, format_, rescaled_[waiting_], next_group + static_cast<size_t>(waiting_) * fetched);
     if (length.state != RowState::good || learnability == 0.0) return length;
-    rows_[waiting_] = row;
-    if (format_.dtype == Dtype::float16) rows_[waiting_] = measured.wide_row();
-    if (length.exponent != 0) rows_[waiting_] = measured.rescaled.data();
+    rows_[waiting_] = length.exponent == 0 ? row : rescaled_[waiting_].data();
     weights_[waiting_] = cut_weight(learnability / length.norm, format_.dtype);
     end_ = stored + bytes;
     if (++waiting_ == group_rows) flush();
@@ -65,14 +56,13 @@ void BlockSum::flush() {
     }
     if (format_.dtype == Dtype::int8)
         sum_.fixed.make_room(*std::max_element(weights_, weights_ + group_rows), sum_.total);
-    const void* unfetched = end_ + group_rows * format_.row_bytes() / 4;
+    const void* unfetched = end_ + group_rows * format_.row_bytes() * measured_quarters(format_.dtype) / 4;
     format_.math.add_rows(rows_, weights_, sum_, format_.dimension, unfetched);
     waiting_ = 0;
 }
 
 // Adding them at once instead would end a group early, which the rounding of int8 weights shows.
 void BlockSum::hold() {
-    if (format_.dtype == Dtype::float16) return;  // widened copies wait
     const size_t bytes = format_.row_bytes();
     if (held_.empty() && waiting_ > 0) held_.resize(group_rows * bytes);
     for (int r = 0; r < waiting_; ++r) {
@@ -84,11 +74,7 @@ void BlockSum::hold() {
 
 std::vector<double> BlockSum::take() {
     flush();
-    if (format_.dtype == Dtype::int8) {
-        sum_.fixed.move_to(sum_.total);
-        sum_.fixed.unit = 0.0;
-    }
-    return std::exchange(sum_.total, std::vector<double>(sum_.total.size(), 0.0));
+    return sum_.take();
 }
 
 RunningSum::RunningSum(Dtype dtype, int64_t dimension)

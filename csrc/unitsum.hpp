@@ -20,9 +20,9 @@ enum class RowState : uint8_t { good, zero, not_finite };
 // Float64 rows near the limits of their range, whose squares overflow or vanish, are used times a power of
 // two, which changes no direction and rounds nothing that matters. `exponent` is 0 for all others.
 struct RowLength {
-    double norm = 0.0;
-    int exponent = 0;
-    RowState state = RowState::zero;
+    double norm;
+    int exponent;
+    RowState state;
 };
 
 struct RowFormat {
@@ -33,19 +33,9 @@ struct RowFormat {
     size_t row_bytes() const { return static_cast<size_t>(dimension) * item_bytes(dtype); }
 };
 
-// What measuring a row leaves behind.
-struct Measured {
-    struct alignas(64) Line {
-        float numbers[16];
-    };
-    std::vector<double> rescaled;  // the row, if it is of float64 and its exponent is not 0
-    std::vector<Line> wide;        // the row, if it is of float16
-
-    float* wide_row() { return reinterpret_cast<float*>(wide.data()); }
-};
-
-// Fetches a quarter of a row from `next` on.
-RowLength measure(const void* row, const RowFormat& format, Measured& measured, const void* next);
+// Leaves the row in `rescaled` if its exponent is not 0. Fetches as much from `next` on as
+// RowMath::measure().
+RowLength measure(const void* row, const RowFormat& format, std::vector<double>& rescaled, const void* next);
 
 // The sum of the weighted directions of one block's rows, in the order of the rows, some at a time. The group
 // that follows in memory is fetched while one is measured and added.
@@ -65,7 +55,7 @@ class BlockSum {
 
     const RowFormat format_;
     RowSum sum_;
-    Measured measured_[group_rows];
+    std::vector<double> rescaled_[group_rows];
     std::vector<uint8_t> held_;
     const void* rows_[group_rows];
     double weights_[group_rows];

@@ -105,6 +105,34 @@ def test_half_precision_reads_every_number() -> None:
     np.testing.assert_allclose(score(half, rates), score(half.astype(np.float64), rates), rtol=0, atol=2.0**-45)
 
 
+@pytest.mark.parametrize("path", SIMD)
+@pytest.mark.parametrize("scale", [2.0**-24, 2.0**-14, 1.0, 65504.0])
+@pytest.mark.parametrize("dimension", [1, 31, 64, 333, 4096])
+def test_lengths_of_half_rows_are_exact(
+    dimension: int, scale: float, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the order of magnitude and wherever it changes: against sums of exact squares.
+
+    Rows end in a number that the direction picks out alone, so that an alignment is that number over the length.
+    """
+    monkeypatch.setenv("LEARNALIGN_SIMD", path)
+    rng = np.random.default_rng(dimension)
+    rows = rng.standard_normal((8, dimension)) / 8
+    rows[1, : dimension // 2] = 0.0  # nothing where the kernel looks for an order of magnitude,
+    rows[2, : dimension // 2] *= 2.0**-9  # little,
+    rows[3, dimension // 2 :] *= 2.0**-9  # more than anywhere else,
+    rows[4] *= 2.0 ** rng.integers(-12, 3, dimension)  # any of it
+    rows[5, dimension // 3] = 1.0
+    rows[6, :-1] = 0.0
+    half = np.clip(rows * scale, -65504, 65504).astype(np.float16)
+    half[:, -1] = np.float16(scale)
+    picked = np.zeros(dimension)
+    picked[-1] = 1.0
+    found = score_shards([half], np.full(8, 0.25), pool_size=8, total=picked).alignment
+    exact = [math.sqrt(sum(Fraction(x) ** 2 for x in row)) for row in half.astype(float).tolist()]
+    np.testing.assert_allclose(found, float(np.float16(scale)) / np.array(exact), rtol=2.0**-40)
+
+
 @pytest.mark.parametrize("dtype", ["int8", "float16", "float32", "float64"])
 def test_same_bits_for_any_threads_shards_and_simd_path(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
