@@ -1,9 +1,9 @@
-// One idea: the sum of the squares of a half-precision row in float32 arithmetic that loses nothing.
+// One idea: the sum of the squares of a half-precision row in compensated float32 arithmetic.
 //
 // The square of a half is exact in float32. Number k goes into lane k mod 32. A lane's sum starts at `base`,
 // a power of two; what rounding takes from a sum is exact in float32 too, as long as the sum is the larger
-// summand (Dekker 1971, "fast two-sum"), and is summed beside it. So half as many numbers are converted to
-// float64 as squares in float64 would need: none.
+// summand (Dekker 1971, "fast two-sum"), and is summed beside it, in float32.
+// Squares in float64 would cost two more conversions for every eight numbers.
 #pragma once
 
 #include <cstdint>
