@@ -260,7 +260,7 @@ print("ESCAPED")
 """,
     "exec of a shell": """
 import os
-os.execv("/bin/sh", ["sh", "-c", "cat $FOLDER/secret && echo ESCAPED; echo x > $FOLDER/written; (sleep 10 &) ; id -u"])
+os.execv("/bin/sh", ["sh", "-c", "cat $FOLDER/secret && echo ESCAPED; echo x > $FOLDER/written; (sleep 10.1&) ; id -u"])
 """,
     "namespaces of its own": """
 import ctypes

@@ -79,7 +79,7 @@ def survivors() -> set[str]:
             command = path.read_bytes().decode(errors="replace")
         except OSError:
             continue
-        if "program.py" in command or command == "sleep\x0010\x00":
+        if "program.py" in command or command == "sleep\x0010.1\x00":
             found.add(path.parent.name)
     return found
 
