@@ -17,10 +17,12 @@ from transformers import AutoTokenizer
 
 from bench.outcome import grpo, table
 from bench.outcome.arms import _know
+from bench.outcome.measuring import Cost, Trained
 from bench.outcome.policies import embedded, jittered
 from bench.outcome.pools import COINS, WRONG, make_pool
 from learnalign.demo.arithmetic import distinct
 from learnalign.demo.run import POLICY
+from learnalign.staged.pairs import Pairs
 
 BATCH, STEPS = 6, 3
 
@@ -196,3 +198,16 @@ def test_errors_are_over_pairs_and_differences_are_paired() -> None:
     assert found.passed == pytest.approx((0.5, 0.1))
     assert found.over_full == pytest.approx((0.1, 0.0))
     assert found.over_full_compute == pytest.approx((0.1, 0.0))
+    assert table.differences(results, "clean", "staged", "full") == pytest.approx(np.full((2, 2), 0.1))
+    said = table.staged_over_others(results, "clean", ["full"])
+    assert said == "staged over full +0.100 ± 0.000; single runs over full +0.100 to +0.100"
+
+
+def test_staged_selection_is_charged_for_the_pairs_that_it_propagates_back(encoded: list[grpo.Encoded]) -> None:
+    pairs, cost = Pairs(), Cost()
+    pairs.observe(1, [(5, 6), (7,), (8, 9, 10)], [False, False, True])
+    found, phi = Trained(embedded(), encoded, pairs, cost).sketch(np.arange(3))
+    assert found.tolist() == [1]
+    assert phi.shape == (1, 8192)
+    assert phi.any()
+    assert (cost.sampled, cost.back) == (0, 2 + 3)

@@ -31,7 +31,7 @@ kernels of near neighbours), draws (the best 60, repetition in proportion, by ob
 prompts, answering 2, 4 or 8 times), stages of 15, 20, 40 and 60 steps, sketches kept, verdicts that age.
 
 The third round asked where that design loses (noisy pool, pairs 100 to 103, 60 steps; differences to the full pool,
-mean +- standard error over runs):
+mean +- standard error over runs; changed copies of `learnalign.staged` and of this bench, which are not kept):
 
     runs  equal steps       equal compute
     8     +0.015 +- 0.005   -0.000 +- 0.004   run 3's settings; another draw of responses +0.009, -0.007 (0.007)
@@ -47,10 +47,9 @@ mean +- standard error over runs):
     8     +0.014 +- 0.003   +0.004 +- 0.005   nothing measured: gradients of 4 of the 8 responses of training's groups
     8     +0.016 +- 0.005   +0.011 +- 0.005       of 2, one right and one wrong; cost 5 % in place of 11 %
 
-What stays unsolved after some visits is more and more often wrong: of unsolved picks a fifth in place of an eighth. So
-picks serve for two or three passes, and prompts that training has not met are worth more after that. Success rates
-foretold from hidden states of neighbours correlate with the true ones by 0.3, which saves too little. The last line
-became the method; its settings, with the package's code:
+What stays unsolved after some visits is more and more often wrong. So picks serve for two or three passes, and prompts
+that training has not met are worth more after that. Success rates foretold from hidden states of neighbours were too
+vague to save much. The last line became the method; its settings, with the package's code (`--tuning`, seeds 0 to 3):
 
     16    +0.013 +- 0.004   +0.008 +- 0.004   visits = 3, memory = 0.8: the defaults, chosen before the fourth run
     8     +0.010 +- 0.002   +0.002 +- 0.003       on the clean pool
@@ -74,10 +73,10 @@ from functools import partial
 from pathlib import Path
 
 from bench.measure import finish
-from bench.outcome.arms import ARMS, FULL_SIZE, QUICK_SIZE, Size, tuning
+from bench.outcome.arms import AGAIN, ARMS, FULL_SIZE, QUICK_SIZE, Size, tuning
 from bench.outcome.jobs import Job, collect, in_processes, make, work
 from bench.outcome.pools import POOLS
-from bench.outcome.table import Results, markdown, row
+from bench.outcome.table import Results, markdown, row, staged_over_others
 
 
 def main() -> None:
@@ -118,6 +117,7 @@ def report(results: Results, folder: Path, seconds: float) -> None:
         rows = {arm: row(results, pool, arm) for arm in ARMS}
         start = next(iter(results[pool, "full"].values()))[0]["curve"][0]["passed"]
         print(f"\n{pool} pool (pair {min(results[pool, 'full'])} starts at {start:.3f})\n{markdown(rows)}")
+        print(staged_over_others(results, pool, [f"{name}, again" for name in AGAIN]))
         found[pool] = {arm: r._asdict() for arm, r in rows.items()}
     plot(results, folder / "outcome.png")
     core_seconds = sum(r["seconds"] for pairs in results.values() for runs in pairs.values() for r in runs)

@@ -128,6 +128,25 @@ def row(results: Results, pool: str, arm: str) -> Row:
     )
 
 
+def differences(results: Results, pool: str, arm: str, other: str) -> list[list[float]]:
+    """Pass probability after all steps, less that of another arm: of every pair the runs, paired by seed."""
+    return [
+        [
+            a["curve"][-1]["passed"] - b["curve"][-1]["passed"]
+            for a, b in zip(runs, results[pool, other][pair], strict=True)
+        ]
+        for pair, runs in sorted(results[pool, arm].items())
+    ]
+
+
+def staged_over_others(results: Results, pool: str, others: Sequence[str]) -> str:
+    """One line: staged selection over other arms, and how far single runs of it end from the full pool."""
+    means = {other: [float(np.mean(runs)) for runs in differences(results, pool, "staged", other)] for other in others}
+    over = "; ".join(f"{other} {estimate(pairs).text('+')}" for other, pairs in means.items())
+    single = [value for runs in differences(results, pool, "staged", "full") for value in runs]
+    return f"staged over {over}; single runs over full {min(single):+.3f} to {max(single):+.3f}"
+
+
 HEADER = (
     "| arm | passed | - full | at full's tokens | - full | greedy | after 1/4 | groups with a signal "
     "| wrong | coins | most of a family | overlap | tokens: training + selecting (thousands) |"

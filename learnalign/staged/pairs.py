@@ -1,8 +1,8 @@
 """What a stage needs of the training's own responses: of each prompt a correct one and an incorrect one.
 
 The policy gradient of a prompt is p (1 - p) (E[grad log pi(y) | y correct] - E[grad log pi(y) | y incorrect]), so that
-one response of each kind gives an unbiased estimate of its direction, at a quarter of what a group of 8 costs. This
-module computes no gradients.
+one response of each kind gives an unbiased estimate of it, up to the factor, at a quarter of what a group of 8 costs.
+This module computes no gradients.
 """
 
 from __future__ import annotations
