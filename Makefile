@@ -20,9 +20,10 @@ export LEARNALIGN_DATA
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-SOURCES := pyproject.toml setup.py $(wildcard constraints/*.txt csrc/*.cpp csrc/*.hpp)
+CSRC := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.hpp)
+SOURCES := pyproject.toml setup.py $(wildcard constraints/*.txt) $(CSRC)
 
-CORE := $(filter-out csrc/bind.cpp,$(wildcard csrc/*.cpp))
+CORE := $(filter-out csrc/bind.cpp csrc/tests/%,$(filter %.cpp,$(CSRC)))
 CORE_FLAGS := -std=c++20 -g -O1 -ffp-contract=off -fno-omit-frame-pointer -Wall -Wextra -pthread -Icsrc
 FUZZ_CXX ?= clang++
 FUZZ_SECONDS ?= 600
@@ -45,17 +46,17 @@ sanitize: build/core-address,undefined build/core-thread
 	    rm -rf $$scratch; \
 	done
 
-build/core-%: csrc/tests/core_test.cpp $(CORE) $(wildcard csrc/*.hpp)
+build/core-%: csrc/tests/core_test.cpp $(CSRC)
 	mkdir -p build
-	$(CXX) $(CORE_FLAGS) -fsanitize=$* -fno-sanitize-recover=all -o $@ $(filter %.cpp,$^)
+	$(CXX) $(CORE_FLAGS) -fsanitize=$* -fno-sanitize-recover=all -o $@ $< $(CORE)
 
 fuzz: build/fuzz-index
 	mkdir -p build/corpus
 	build/fuzz-index -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -artifact_prefix=build/ build/corpus
 
-build/fuzz-index: csrc/tests/fuzz_index.cpp $(CORE) $(wildcard csrc/*.hpp)
+build/fuzz-index: csrc/tests/fuzz_index.cpp $(CSRC)
 	mkdir -p build
-	$(FUZZ_CXX) $(CORE_FLAGS) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $@ $(filter %.cpp,$^)
+	$(FUZZ_CXX) $(CORE_FLAGS) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $@ $< $(CORE)
 
 reliability: .venv/developing
 	LEARNALIGN_KILLS=200 LEARNALIGN_FLIPS=10000 LEARNALIGN_FUZZ=20000 $(BIN)/python -P -m pytest tests/test_store_*.py
@@ -67,12 +68,12 @@ lint: .venv/developing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror csrc/*.cpp csrc/*.hpp csrc/tests/*.cpp
+	$(BIN)/clang-format --dry-run --Werror $(CSRC)
 
 format: .venv/developing
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*.cpp csrc/*.hpp csrc/tests/*.cpp
+	$(BIN)/clang-format -i $(CSRC)
 
 dist: .venv/developing
 	rm -rf dist build

@@ -7,8 +7,8 @@ from setuptools import find_packages, setup
 
 core = Pybind11Extension(
     "learnalign._core",
-    sorted(glob("csrc/*.cpp")),
-    depends=sorted(glob("csrc/*.hpp")),
+    sorted(path for path in glob("csrc/**/*.cpp", recursive=True) if "/tests/" not in path),
+    depends=sorted(glob("csrc/**/*.hpp", recursive=True)),
     include_dirs=["csrc"],
     cxx_std=20,
     # No -march=native: SIMD paths are chosen at run time. No fused a*b+c: every path must give the same bits.

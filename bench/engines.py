@@ -32,11 +32,12 @@ import pyarrow.parquet as pq
 
 from bench.measure import finish
 from bench.real import smollm2, write_sums
-from learnalign import pipeline, rundir
 from learnalign.config import Config, PolicyConfig, PoolConfig, RewardConfig, RolloutConfig, SelectConfig
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
 from learnalign.progress import Progress
+from learnalign.runs import pipeline
+from learnalign.runs.directory import create_run
 from tests.agreement import SIGNIFICANCE, compare, p_value
 
 START_SECONDS = 300
@@ -95,7 +96,7 @@ def measure(config: Config, folder: Path) -> dict[str, tuple[np.ndarray, float]]
 
 def successes(config: Config, folder: Path) -> tuple[np.ndarray, float]:
     """Sample and judge a pool: [N] correct responses in the pool's order, and seconds of the rollout stage."""
-    run = rundir.create(folder, config)
+    run = create_run(folder, config)
     pipeline.work(run, config, "reward", Progress(quiet=False))
     correct: Counter[str] = Counter()
     for part in (folder / "rewards").glob("part-*.parquet"):

@@ -32,12 +32,12 @@ from torch import Tensor
 from bench.real import smollm2
 from learnalign.config import PolicyConfig, RolloutConfig
 from learnalign.gradient import Group, Sketcher
+from learnalign.gradient.hooks import Hooks
 from learnalign.gradient.layers import Layer
-from learnalign.gradient.taps import Taps
 from learnalign.policy import Policy, load_policy
-from learnalign.rewards import make_judge
+from learnalign.rewards import make_verifier
 from learnalign.rollout.engine import Task
-from learnalign.rollout.local import LocalEngine
+from learnalign.rollout.transformers import LocalEngine
 
 DIMENSIONS = (8192, 4096, 1024)
 RANKS = (64, 128, 256)
@@ -53,7 +53,7 @@ BARS = {"exact": 0.018, "rank 128": 0.023}
 
 
 @dataclass
-class Recorder(Taps):
+class Recorder(Hooks):
     """Keeps inputs and output gradients instead of folding them."""
 
     kept: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
@@ -67,11 +67,11 @@ class Recorder(Taps):
 class Variants:
     """All sketches of all prompts, and the exact Gram matrices, filled matrix by matrix."""
 
-    def __init__(self, taps: Taps, prompts: int) -> None:
+    def __init__(self, hooks: Hooks, prompts: int) -> None:
         ranks: list[int | None] = [None, *RANKS]
-        self.taps = {rank: replace(taps, rank=rank, projections={}) for rank in ranks}
+        self.hooks = {rank: replace(hooks, rank=rank, projections={}) for rank in ranks}
         self.phi = {rank: torch.zeros(prompts, DIMENSIONS[0]) for rank in ranks}
-        self.side = replace(taps, rank=SIDE, projections={})
+        self.side = replace(hooks, rank=SIDE, projections={})
         self.modules: list[Tensor] = []
         self.gram = {name: torch.zeros(prompts, prompts, dtype=torch.float64) for name in ("all", "head")}
 
@@ -88,9 +88,9 @@ class Variants:
             right = x @ self.side.projection(layer, "in", x.shape[1], x)
             pairs = pairwise(offsets)
             self.modules.append(torch.stack([(left[a:b].T @ right[a:b]).flatten() for a, b in pairs]))
-        for rank, taps in self.taps.items():
-            taps.fold(self.phi[rank], layer, delta, taps.keep(layer, x), x.shape[1], offsets)
-            taps.projections.clear()
+        for rank, hooks in self.hooks.items():
+            hooks.fold(self.phi[rank], layer, delta, hooks.keep(layer, x), x.shape[1], offsets)
+            hooks.projections.clear()
 
 
 def exact_gram(products: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -115,22 +115,22 @@ def main() -> None:
     policy = load_policy(PolicyConfig(model=str(smollm2(options.folder)), dtype="float32"))
     groups = learnable_groups(policy, options.folder, 8 if options.quick else 64)
     sketcher = Sketcher(policy.model, dimension=DIMENSIONS[0], seed=SEED, temperature=TEMPERATURE)
-    chosen = sketcher.taps.layers[-5:] if options.quick else sketcher.taps.layers
-    found = Variants(sketcher.taps, len(groups))
+    chosen = sketcher.hooks.layers[-5:] if options.quick else sketcher.hooks.layers
+    found = Variants(sketcher.hooks, len(groups))
     tokens = sum(sketcher.costs.padded([group]) for group in groups)
     for block in blocks(chosen, tokens):
-        recorder = Recorder(block, sketcher.taps.head, sketcher.taps.keys, SEED)
-        full, sketcher.taps = sketcher.taps, recorder
+        recorder = Recorder(block, sketcher.hooks.head, sketcher.hooks.keys, SEED)
+        full, sketcher.hooks = sketcher.hooks, recorder
         for group in groups:
             sketcher.sketch([group])
-        sketcher.taps = full
+        sketcher.hooks = full
         for layer in block:
             found.add(layer.name, layer.module is full.head, recorder.kept.pop(layer.name))
         print(f"{time.monotonic() - started:6.0f} s  {block[0].name} ... {block[-1].name}", flush=True)
     one = Sketcher(
         policy.model, dimension=DIMENSIONS[0], seed=SEED, temperature=TEMPERATURE, responses_used="one_correct"
     )
-    one.taps = replace(one.taps, layers=chosen)
+    one.hooks = replace(one.hooks, layers=chosen)
     single = torch.cat([torch.from_numpy(one.sketch([group])) for group in groups])
     if not options.quick:
         agree(sketcher, groups[0], found.phi[None][0])
@@ -147,7 +147,7 @@ def learnable_groups(policy: Policy, folder: Path, count: int) -> list[Group]:
     rng = np.random.default_rng(SEED)
     groups: list[Group] = []
     settings = RolloutConfig(temperature=TEMPERATURE, max_new_tokens=32, seed=SEED)
-    with make_judge("math", workers=1, timeout_seconds=5, memory_mb=2048) as judge:
+    with make_verifier("math", workers=1, timeout_seconds=5, memory_mb=2048) as judge:
         for trial in range(40):
             pairs = rng.integers(1, 30, (16, 2)).tolist()
             prompts = [policy.encode(f"What is {a} + {b}?", None) for a, b in pairs]

@@ -115,7 +115,7 @@ def parts(rehearse: bool) -> list[Part]:
         bench("fold", 70),
         bench("head", 70),
         bench("gpu_score", 50),
-        bench("gpu_neighbours", 50),
+        bench("gpu_neighbors", 50),
         *([bench("sketch", 70, "--shape", "smollm2-135m", "--skip-less")] if rehearse else engines),
         *(sanitizers() if not rehearse else [Part("launches", slower * 40, python(LAUNCHES))]),
     ]

@@ -25,7 +25,7 @@ from torch import Tensor
 from bench.ceilings import best_device, best_on, ceilings, device_name, rounded
 from bench.measure import asked_quick, finish
 from bench.sketch import extra_bytes
-from learnalign.tensor_scoring import score_tensor
+from learnalign.scoring.gpu import score_tensor
 
 SIZES = {"cuda": (1_000_000, 4096), "cpu": (20_000, 1024), "quick": (500, 64)}
 CHUNK = 16384
@@ -75,9 +75,9 @@ def passes(rows: Tensor, values: Tensor, mean: Tensor) -> dict[str, Callable[[],
     """The kernels, each alone; none on a CPU."""
     if rows.device.type == "cpu" or not find_spec("triton"):
         return {}
-    from learnalign.kernels.score_triton import dots, lengths_and_sum
+    from learnalign.kernels.score_triton import dots, norms_and_sum
 
-    return {"first pass": lambda: lengths_and_sum(rows, values), "second pass": lambda: dots(rows, mean)}
+    return {"first pass": lambda: norms_and_sum(rows, values), "second pass": lambda: dots(rows, mean)}
 
 
 def leaning_rows(rows: int, dimension: int, device: str) -> Tensor:

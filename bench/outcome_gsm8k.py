@@ -2,11 +2,11 @@
 
 SmolLM2-135M-Instruct is first fine-tuned on the solutions of half of GSM8K's training problems, so that its success
 rates spread; then GRPO runs on the other half (3,736 problems): on all of it, on a random tenth, or on a tenth that a
-`StagedSelector` picks again after every pass. Accuracy: GSM8K's test problems, 4 samples each at temperature 1. A file
+`OnlineSelector` picks again after every pass. Accuracy: GSM8K's test problems, 4 samples each at temperature 1. A file
 for each run in the folder, so that runs can be made one at a time (each is meant to take less than 10 minutes on an
 H100; on a CPU only `--quick` is of use: 16 problems and 4 steps that show that it runs).
 
-    python -m bench.outcome_gsm8k runs/outcome_gsm8k --policy SmolLM2-135M-Instruct [--arm staged] [--seed 0] [--quick]
+    python -m bench.outcome_gsm8k runs/outcome_gsm8k --policy SmolLM2-135M-Instruct [--arm online] [--seed 0] [--quick]
 
 Needs LEARNALIGN_DATA with gsm8k/train.jsonl and test.jsonl, and the policy as a checkpoint (`python -m bench.real`
 makes one). AdamW on float32 weights; forward and backward are bfloat16 on a GPU. The last line is one JSON object with
@@ -31,19 +31,19 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from bench.measure import finish
-from learnalign import durable
+from learnalign import files
 from learnalign.config import PolicyConfig, RolloutConfig
 from learnalign.gradient.groups import advantages
+from learnalign.online import OnlineSelector
+from learnalign.online.live import LivePolicy
+from learnalign.online.pairs import Pairs
 from learnalign.policy import Policy, load_policy, load_trainable
-from learnalign.rewards import make_judge
+from learnalign.rewards import make_verifier
 from learnalign.rollout.engine import Task, plan
-from learnalign.rollout.local import LocalEngine
-from learnalign.staged import StagedSelector
-from learnalign.staged.live import LivePolicy
-from learnalign.staged.pairs import Pairs
+from learnalign.rollout.transformers import LocalEngine
 
 T = TypeVar("T")
-ARMS = ("full", "random", "staged")
+ARMS = ("full", "random", "online")
 MICRO_BATCH = 32
 """Sequences of one backward pass."""
 
@@ -91,7 +91,7 @@ def main() -> None:
         for arm in [asked.arm] if asked.arm else ARMS:
             path = folder / f"{arm}-{seed}.json"
             if not path.exists():
-                durable.write_json(path, train(start, arm, seed, size))
+                files.write_json(path, train(start, arm, seed, size))
     report(folder, size)
 
 
@@ -186,7 +186,7 @@ class World:
     def __init__(self, policy: Policy, given: Sequence[Problem], size: Size) -> None:
         self.policy, self.problems, self.size = policy, given, size
         self.prompts = [policy.encode(p.question, None) for p in given]
-        self.judge = make_judge("exact", workers=1, timeout_seconds=5, memory_mb=1024)
+        self.judge = make_verifier("exact", workers=1, timeout_seconds=5, memory_mb=1024)
 
     def rewards(self, at: Sequence[int], texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> list[float]:
         """1 where the final answer is the problem's."""
@@ -222,7 +222,7 @@ class Chooser:
     def __init__(self, arm: str, seed: int, world: World, size: Size) -> None:
         self.arm, self.world, self.size = arm, world, size
         self.rng = np.random.default_rng(seed)
-        self.selector = StagedSelector([str(k) for k in range(size.pool)], size.picks, seed=seed)
+        self.selector = OnlineSelector([str(k) for k in range(size.pool)], size.picks, seed=seed)
         self.pairs, self.every = Pairs(), max(size.picks // size.batch, 1)
         self.sketched = 0
         self._left: list[int] = []
@@ -232,7 +232,7 @@ class Chooser:
 
     def batch(self, step: int) -> list[int]:
         """Problems of a step: passes over the picks in random order."""
-        if self.arm == "staged" and step % self.every == 0:
+        if self.arm == "online" and step % self.every == 0:
             with LivePolicy(self.world.policy.model, self.world.prompts, self.pairs) as live:
                 self._picks, self._left = [int(k) for k in self.selector.update(live)], []
             self.pairs.clear()
@@ -244,7 +244,7 @@ class Chooser:
 
     def observe(self, at: Sequence[int], groups: Sequence[Answers]) -> None:
         """What the training sampled, for nothing."""
-        if self.arm == "staged":
+        if self.arm == "online":
             rewards = [(str(k), reward) for k, group in zip(at, groups, strict=True) for reward in group.rewards]
             self.selector.observe([k for k, _ in rewards], [reward for _, reward in rewards])
             for k, group in zip(at, groups, strict=True):

@@ -29,7 +29,8 @@ import numpy.typing as npt
 
 from bench.measure import finish
 from learnalign.config import RolloutConfig
-from learnalign.rollout.allocation import learnability, next_round, rounds
+from learnalign.rollout.allocation import next_round, rounds
+from learnalign.scoring.learnability import learnability_of_counts
 
 Floats = npt.NDArray[np.float64]
 SHARE = 0.03
@@ -101,7 +102,7 @@ def pick(
         kept, wanted = next_round(config, 2 * picks, number, sampled, correct)
         sampled += wanted
         correct += rng.binomial(wanted, p)
-    estimate = np.where(kept, learnability(sampled, correct), -1.0)
+    estimate = np.where(kept, learnability_of_counts(sampled, correct), -1.0)
     return sampled, np.argsort(-estimate, kind="stable")[:picks]
 
 

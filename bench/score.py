@@ -36,11 +36,12 @@ import numpy.typing as npt
 import torch
 
 from bench.measure import best, finish, table
-from learnalign import pipeline, rundir
 from learnalign.config import SketchConfig
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import demo_config
 from learnalign.progress import Progress
+from learnalign.runs import pipeline
+from learnalign.runs.directory import create_run
 from learnalign.scoring import Scores, score_shards
 from learnalign.selection import top
 from learnalign.store import SketchReader, SketchWriter
@@ -239,7 +240,7 @@ def real_sketches(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_pool(folder / "run-pool.jsonl", PROMPTS)
     config = replace(demo_config(folder / "run"), sketch=SketchConfig(dtype="float32"))
-    pipeline.work(rundir.create(folder / "run", config), config, "sketch", Progress())
+    pipeline.work(create_run(folder / "run", config), config, "sketch", Progress())
     return folder / "run" / "sketches"
 
 

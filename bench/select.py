@@ -1,11 +1,11 @@
-"""How long does a greedy selection of 1 % take, what memory, how many neighbours does it find, and how good is it?
+"""How long does a greedy selection of 1 % take, what memory, how many neighbors does it find, and how good is it?
 
 Pools of 10,000, 100,000 or 1,000,000 int8 rows at d = 4,096 on the disk: sketches of the policy and the problems that
 ship with the package, resampled. A row mixes one real sketch with one of its 16 nearest, in a random proportion, and
 adds Gaussian noise of half its length; its successes of 8 are drawn anew from the real prompt's success rate. So rows
-have near and far neighbours, as prompts of one kind have.
+have near and far neighbors, as prompts of one kind have.
 
-Stages: scoring, `top`, neighbours (folding, search, exact similarities, measured recall), greedy picks. Memory is the
+Stages: scoring, `top`, neighbors (folding, search, exact similarities, measured recall), greedy picks. Memory is the
 largest anonymous memory of the process above that before the call: mapped pages are not counted. With 10,000 rows the
 objective is compared with exact greedy over every prompt of score > 0 and all their similarities, plain NumPy in
 float64, and with apricot-select and submodlib-py where they are installed and finish.
@@ -31,13 +31,13 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.measure import finish
-from learnalign import pipeline
 from learnalign.config import Config, PolicyConfig, PoolConfig, RewardConfig, RolloutConfig, SelectConfig, SketchConfig
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
-from learnalign.rows import Rows
+from learnalign.runs import pipeline
 from learnalign.scoring import score_shards
-from learnalign.selection import Limits, Prompts, Search, pick
+from learnalign.scoring.rows import Rows
+from learnalign.selection import Constraints, Prompts, Search, pick
 from learnalign.store import SketchReader
 
 DIMENSION = 4096
@@ -116,7 +116,7 @@ def measure(rows: npt.NDArray[np.int8], success_rate: Doubles) -> None:
     def watched(total: int) -> Iterator[Callable[[int], None]]:
         start = time.perf_counter()
         yield lambda done: None
-        seconds["neighbours"] = time.perf_counter() - start
+        seconds["neighbors"] = time.perf_counter() - start
 
     with Peak() as peak:
         start = time.perf_counter()
@@ -132,15 +132,15 @@ def measure(rows: npt.NDArray[np.int8], success_rate: Doubles) -> None:
             search=Search(track=watched),
         )
         start = time.perf_counter()
-        best = pick(prompts, n, "top", Limits()).indices
+        best = pick(prompts, n, "top", Constraints()).indices
         seconds["top"] = time.perf_counter() - start
         start = time.perf_counter()
-        picks = pick(prompts, n, "greedy", Limits())
+        picks = pick(prompts, n, "greedy", Constraints())
         seconds["greedy"] = time.perf_counter() - start
-    picking = seconds["greedy"] - seconds["neighbours"]
+    picking = seconds["greedy"] - seconds["neighbors"]
     total = seconds["score"] + seconds["greedy"]
     print(f"{count:,} x {DIMENSION:,} int8, {rows.nbytes / 1e9:.2f} GB; {n:,} picks; {picks.facts}")
-    for name, value in {**seconds, "greedy without neighbours": picking, "score + greedy": total}.items():
+    for name, value in {**seconds, "greedy without neighbors": picking, "score + greedy": total}.items():
         print(f"  {name:<28}{value:>10.2f} s")
     print(f"  memory beyond the mapping   {peak.grown / 1e9:>10.2f} GB", flush=True)
     compared = compare(prompts, n, picks.indices, best) if count <= 10_000 else {}
@@ -150,8 +150,8 @@ def measure(rows: npt.NDArray[np.int8], success_rate: Doubles) -> None:
         **{f"{name}_seconds": round(value, 2) for name, value in seconds.items()},
         "total_seconds": round(total, 1),
         "memory_gb": round(peak.grown / 1e9, 2),
-        "recall": picks.facts["neighbours"]["recall"],
-        "search": picks.facts["neighbours"]["method"],
+        "recall": picks.facts["neighbors"]["recall"],
+        "search": picks.facts["neighbors"]["method"],
         **compared,
     }
     finish("select", result, "numpy", "faiss-cpu", "apricot-select", "submodlib-py")

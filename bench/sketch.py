@@ -46,8 +46,8 @@ from torch import Tensor, nn
 from bench.ceilings import best_device, ceilings, device_name, seconds
 from bench.measure import finish
 from learnalign.gradient import Group, Sketcher, weighted
+from learnalign.gradient.batching import Batch, pack
 from learnalign.gradient.head import whole_log_probabilities
-from learnalign.gradient.packing import Batch, pack
 
 DIMENSION = 8192
 SEED = 0
@@ -255,7 +255,7 @@ def per_module(model: Any, batch: Batch) -> Tensor:
     handles = []
     for k, layer in enumerate(m for n, m in model.named_modules() if isinstance(m, nn.Linear) and "lm_head" not in n):
 
-        def tap(module: Any, inputs: Any, output: Tensor, k: int = k) -> None:
+        def hook(module: Any, inputs: Any, output: Tensor, k: int = k) -> None:
             left, right = factors(module, k)
             kept = inputs[0].detach() @ right
 
@@ -264,7 +264,7 @@ def per_module(model: Any, batch: Batch) -> Tensor:
 
             output.register_hook(fold)  # type: ignore[no-untyped-call]
 
-        handles.append(layer.register_forward_hook(tap))
+        handles.append(layer.register_forward_hook(hook))
     handles.append(model.get_input_embeddings().register_forward_hook(lambda m, i, o: o.requires_grad_(True)))
     try:
         logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
@@ -321,8 +321,8 @@ def check(model: Any, device: str) -> None:
     batch = pack([weighted(groups[0])], 1, device)
     wide = copy.deepcopy(model).double()
     for rank in (None, RANK):
-        taps = sketcher_of(model, rank).taps
-        truth, plain = (fold_gradients(some, batch, taps) for some in (wide, model))
+        hooks = sketcher_of(model, rank).hooks
+        truth, plain = (fold_gradients(some, batch, hooks) for some in (wide, model))
         yardstick = ((plain - truth).norm() / truth.norm()).item()
         for share in (True, False):
             phi = torch.from_numpy(sketcher_of(model, rank, share).sketch(groups)[0]).to(truth)
@@ -334,22 +334,22 @@ def check(model: Any, device: str) -> None:
     gc.collect()
 
 
-def fold_gradients(model: Any, batch: Batch, taps: Any) -> Tensor:
+def fold_gradients(model: Any, batch: Batch, hooks: Any) -> Tensor:
     """The fold, in float64, of the (projected) weight gradients that autograd makes."""
     phi = torch.zeros(1, DIMENSION, dtype=torch.float64, device=batch.input_ids.device)
     layers = dict(model.named_modules())
     with trainable(model), embedding_cut(model):
         torch.autograd.backward(loss(model, batch))
-        for name in (layer.name for layer in taps.layers):
+        for name in (layer.name for layer in hooks.layers):
             gradient = layers[name].weight.grad.double()
-            if taps.rank is not None:
+            if hooks.rank is not None:
                 for side, axis in (("out", 0), ("in", 1)):
                     width = gradient.shape[axis]
-                    if width > taps.rank:
-                        signs = taps.projection(name, side, width, gradient[:0]).sign() / taps.rank**0.5
+                    if width > hooks.rank:
+                        signs = hooks.projection(name, side, width, gradient[:0]).sign() / hooks.rank**0.5
                         gradient = signs.T @ gradient if axis == 0 else gradient @ signs
-            fold_matrices(phi, gradient[None].contiguous(), layer=taps.keys[name], seed=SEED)
-    taps.projections.clear()
+            fold_matrices(phi, gradient[None].contiguous(), layer=hooks.keys[name], seed=SEED)
+    hooks.projections.clear()
     return phi[0]
 
 

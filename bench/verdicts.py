@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.measure import finish
-from learnalign.rewards import make_judge
+from learnalign.rewards import make_verifier
 
 
 class Case(NamedTuple):
@@ -35,7 +35,7 @@ class Case(NamedTuple):
 
 
 def main() -> None:
-    """Judge, list, print."""
+    """Verifier, list, print."""
     data = Path(os.environ.get("LEARNALIGN_DATA") or "/nonexistent")
     if not (data / "gsm8k").is_dir():
         sys.exit("bench/verdicts.py: set LEARNALIGN_DATA to a folder with gsm8k/train.jsonl and math/math500.jsonl")
@@ -54,7 +54,7 @@ def main() -> None:
 def judged(verifier: str, cases: list[Case]) -> dict[str, int]:
     """Verdicts counted; those that are not as they have to be are listed."""
     started = time.monotonic()
-    with make_judge(verifier, workers=2, timeout_seconds=30, memory_mb=2048) as judge:
+    with make_verifier(verifier, workers=2, timeout_seconds=30, memory_mb=2048) as judge:
         solutions = [case.solution for case in cases]
         own = judge.judge(solutions, [case.answer for case in cases])
         changed = judge.judge(solutions, [case.changed for case in cases])

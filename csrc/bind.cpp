@@ -8,17 +8,17 @@
 #include <string>
 #include <vector>
 
-#include "cpu.hpp"
-#include "crc32c.hpp"
-#include "error.hpp"
-#include "files.hpp"
-#include "fold.hpp"
-#include "journal.hpp"
-#include "parallel.hpp"
-#include "score.hpp"
-#include "select.hpp"
-#include "store.hpp"
-#include "sumfile.hpp"
+#include "common/cpu.hpp"
+#include "store/crc32c.hpp"
+#include "common/error.hpp"
+#include "store/files.hpp"
+#include "fold/fold.hpp"
+#include "store/journal.hpp"
+#include "common/parallel.hpp"
+#include "score/score.hpp"
+#include "select/select.hpp"
+#include "store/store.hpp"
+#include "store/sumfile.hpp"
 
 #include <fcntl.h>
 

@@ -1,12 +1,12 @@
 """The two passes of scoring over int8 rows on a GPU, each of which reads every row once and writes a number a row.
 
-    first    n_i = |q_i| and sum_i V_i q_i / n_i: a row stays in registers from its length to its part of the sum
+    first    n_i = |q_i| and sum_i V_i q_i / n_i: a row stays in registers from its norm to its part of the sum
     second   q_i . m
 
 Rows are the stored integers; their scales cancel (see `learnalign.scoring`). Sums run in float32 within a program and
 in float64 over the programs, always in the same order: no atomics, the same bits every time on one kind of GPU.
-Nothing here checks rows. The plain twin, in float64, is in `learnalign.tensor_scoring`, which also takes other types
-and devices.
+Nothing here checks rows. The plain reference implementation, in float64, is in `learnalign.scoring.gpu`, which also
+takes other types and devices.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def some_rows(rows, numbers, there, columns, inside, stride):
 
 
 @triton.jit
-def sum_unit_rows(lengths, partial, rows, values, count, dimension, stride,
+def sum_unit_rows(norms, partial, rows, values, count, dimension, stride,
                   WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """lengths float32 [N], and its share of sum_i values_i rows_i / lengths_i, partial float32 [P, WIDTH]."""
+    """norms float32 [N], and its share of sum_i values_i rows_i / lengths_i, partial float32 [P, WIDTH]."""
     program, programs = tl.program_id(0), tl.num_programs(0)
     columns = tl.arange(0, WIDTH)
     inside = columns < dimension
@@ -43,11 +43,11 @@ def sum_unit_rows(lengths, partial, rows, values, count, dimension, stride,
         numbers = first + tl.arange(0, BLOCK)
         there = numbers < count
         part = some_rows(rows, numbers, there, columns, inside, stride)
-        length = tl.sqrt(tl.sum(part * part, axis=1))
+        norm = tl.sqrt(tl.sum(part * part, axis=1))
         value = tl.load(values + numbers, mask=there, other=0.0)
-        weight = tl.where(length > 0.0, value / tl.where(length > 0.0, length, 1.0), 0.0)
+        weight = tl.where(norm > 0.0, value / tl.where(norm > 0.0, norm, 1.0), 0.0)
         total += tl.sum(part * weight[:, None], axis=0)
-        tl.store(lengths + numbers, length, mask=there)
+        tl.store(norms + numbers, norm, mask=there)
     tl.store(partial + program * WIDTH + columns, total)
 
 
@@ -65,28 +65,28 @@ def dot_rows(dots, rows, vector, count, dimension, stride, WIDTH: tl.constexpr, 
         tl.store(dots + numbers, tl.sum(part * numbers_of[None, :], axis=1), mask=there)
 
 
-def lengths_and_sum(rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+def norms_and_sum(rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """|q_i|, float32 [N], and sum_i values_i q_i / |q_i|, float64 [d]; a zero row adds nothing.
 
     rows: int8 [N, d] with contiguous rows, 0 < d <= `WIDEST`. values: float32 [N].
     """
     width, block, programs = _launch(rows)
-    lengths = torch.empty(len(rows), device=rows.device)
+    norms = torch.empty(len(rows), device=rows.device)
     partial = torch.empty(programs, width, device=rows.device)
     if not programs:
-        return lengths, torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
+        return norms, torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
     with torch.cuda.device_of(rows):  # Triton launches on the current device, whatever the tensors say
         sum_unit_rows[(programs,)](
-            *(lengths, partial, rows, values, len(rows), rows.shape[1], rows.stride(0)),
+            *(norms, partial, rows, values, len(rows), rows.shape[1], rows.stride(0)),
             WIDTH=width,
             BLOCK=block,
             num_warps=8,
         )
-    return lengths, partial.sum(0, dtype=torch.float64)[: rows.shape[1]]
+    return norms, partial.sum(0, dtype=torch.float64)[: rows.shape[1]]
 
 
 def dots(rows: Tensor, vector: Tensor) -> Tensor:
-    """q_i . vector, float32 [N]; rows as for `lengths_and_sum`, vector float32 [d]."""
+    """q_i . vector, float32 [N]; rows as for `norms_and_sum`, vector float32 [d]."""
     width, block, programs = _launch(rows)
     found = torch.empty(len(rows), device=rows.device)
     if programs:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from learnalign.config import Config, read_config
     from learnalign.errors import LearnAlignError
     from learnalign.gradient import Group, Sketcher
-    from learnalign.pipeline import RunResult, run
+    from learnalign.runs.pipeline import RunResult, run
     from learnalign.scoring import score
     from learnalign.selection import Selection, select
     from learnalign.store import SketchReader, SketchWriter
@@ -33,8 +33,8 @@ _ORIGIN = {
     "LearnAlignError": "errors",
     "Group": "gradient",
     "Sketcher": "gradient",
-    "RunResult": "pipeline",
-    "run": "pipeline",
+    "RunResult": "runs.pipeline",
+    "run": "runs.pipeline",
     "score": "scoring",
     "Selection": "selection",
     "select": "selection",

@@ -21,7 +21,7 @@ from learnalign.errors import LearnAlignError
 
 if TYPE_CHECKING:
     from learnalign.config import Config
-    from learnalign.rundir import RunDir
+    from learnalign.runs.directory import RunDir
 
 WARMUP_PROMPTS = 300
 """Of the verb `warmup` where the configuration does not say."""
@@ -65,14 +65,15 @@ def _work(
 ) -> None:
     """Shared body of `run` and of the stage verbs."""
     with _reported(run):
-        from learnalign import pipeline, rundir
         from learnalign.config import parse_assignment
         from learnalign.progress import Progress
+        from learnalign.runs import pipeline
+        from learnalign.runs.directory import create_run
 
         asked = _config(run, config, named, settings or [])
         if last == "warmup" and not asked.warmup.prompts:
             asked = parse_assignment(asked, f"warmup.prompts={WARMUP_PROMPTS}")
-        opened = rundir.create(run, asked)
+        opened = create_run(run, asked)
         pipeline.work(opened, asked, last, Progress(quiet or as_json))
         _show(opened, last, as_json)
 
@@ -114,7 +115,7 @@ def _show(run: RunDir, last: str, as_json: bool) -> None:
         from rich.console import Console
 
         from learnalign.report import summary
-        from learnalign.stages.report import facts
+        from learnalign.runs.stages.report import facts
 
         Console().print(summary(facts(run)))
         print(f"selection: {run.path / 'selection.jsonl'} (and .parquet)   report: {run.path / 'report.html'}")
@@ -182,7 +183,7 @@ def import_(
 ) -> None:
     """Make a run directory of rollouts that were logged elsewhere; 'run' goes on from there."""
     with _reported(run):
-        from learnalign.importing import import_rollouts
+        from learnalign.logs.importing import import_rollouts
         from learnalign.progress import Progress
 
         asked = _config(run, config, _named(pool, model, select, None, None), settings or [])
@@ -194,13 +195,13 @@ def import_(
             print(f"go on with: learnalign run {run}")
 
 
-@app.command()
-def stage(
+@app.command("next")
+def next_(
     run: RunArgument,
     policy: Annotated[str | None, typer.Option("--policy", "--model", help="Checkpoint that training is at.")] = None,
     observed: Annotated[
         list[Path] | None,
-        typer.Option("--observed", help="Rollouts of the training since the last stage: verl's rollout_data_dir, ..."),
+        typer.Option("--observed", help="Rollouts of the training since the last update: verl's rollout_data_dir, ..."),
     ] = None,
     pool: Pool = None,
     select: Select = None,
@@ -211,21 +212,21 @@ def stage(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Staged selection: learn from the training's own rollouts, and write the next prompts to train on."""
+    """Online selection: learn from the training's own rollouts, and write the next prompts to train on."""
     with _reported(run):
-        from learnalign import staging
+        from learnalign.online.next import next_prompts
         from learnalign.progress import Progress
 
         asked = _config(run, config, _named(pool, policy, select, None, None), settings or [])
         columns = {"reward_column": reward_column, "correct_column": correct_column}
-        result = staging.stage(run, asked, observed or [], Progress(quiet or as_json), **columns)
+        result = next_prompts(run, asked, observed or [], Progress(quiet or as_json), **columns)
         if as_json:
             files = {"jsonl": str(result.files.jsonl), "parquet": str(result.files.parquet)}
-            print(json.dumps({"stage": result.stage, **files, **result.facts}))
+            print(json.dumps({"update": result.update, **files, **result.facts}))
             return
         facts = result.facts
         print(
-            f"stage {result.stage}: {facts['gradients']:,} gradients; of the picks {facts['agreeing']:,} agree with "
+            f"update {result.update}: {facts['gradients']:,} gradients; of the picks {facts['agreeing']:,} agree with "
             f"them and {facts['unseen']:,} are new to the training"
         )
         print(f"next to train on: {result.files.parquet} (and .jsonl)")
@@ -235,10 +236,11 @@ def stage(
 def status(run: RunArgument, as_json: AsJson = False) -> None:
     """Show the stages of a run directory: state, rows, seconds, and what is stale and why."""
     with _reported(run):
-        from learnalign import pipeline, rundir
-        from learnalign.stages import stages
+        from learnalign.runs import pipeline
+        from learnalign.runs.directory import open_run
+        from learnalign.runs.stages import stages
 
-        opened = rundir.open_existing(run)
+        opened = open_run(run)
         changed = pipeline.stale(opened)
         rows = [_stage_row(opened, name, changed.get(name, [])) for name in stages(opened.config)]
         if as_json:
@@ -270,13 +272,14 @@ def check(
 ) -> None:
     """Verify every file of a run directory against its recorded digest, and every block of sketches."""
     with _reported(run):
-        from learnalign import pipeline, rundir
+        from learnalign.runs import pipeline
+        from learnalign.runs.directory import open_run
 
-        opened = rundir.open_existing(run)
+        opened = open_run(run)
         if repair:
             repaired = pipeline.repair(opened)
             for line in repaired:
-                print(f"set aside: {line}")
+                print(f"excluded: {line}")
             if repaired:
                 print(f"'learnalign run {run}' makes these sketches again")
         damage = pipeline.verify(opened)
@@ -295,12 +298,13 @@ def demo(
 ) -> None:
     """Run the whole pipeline on generated arithmetic with the small policy that ships with the package."""
     with _reported(run):
-        from learnalign import pipeline, rundir
         from learnalign.demo.run import demo_config
         from learnalign.progress import Progress
+        from learnalign.runs import pipeline
+        from learnalign.runs.directory import create_run
 
         config = demo_config(run)
-        opened = rundir.create(run, config)
+        opened = create_run(run, config)
         pipeline.work(opened, config, "report", Progress(quiet or as_json))
         _show(opened, "report", as_json)
 

@@ -158,7 +158,7 @@ class SelectConfig:
     strategy: str = "top"
     """A key of `learnalign.selection.STRATEGIES`."""
     seed: int = 0
-    """Of the strategies that draw, and of the neighbour search."""
+    """Of the strategies that draw, and of the neighbor search."""
     target: str = ""
     """Pool file of a target set: prompts are aligned with its mean gradient instead of the pool's."""
     history: str = ""
@@ -171,20 +171,20 @@ class SelectConfig:
     """No two selected prompts have gradients of this cosine or a larger one; 0 lets all pass."""
     candidates_per_pick: int = 20
     """Prompts of score > 0 that `greedy` chooses among, the best by score; up to 20,000 it takes all."""
-    neighbour_seconds: float = 120.0
-    """About what the neighbour search of `greedy` may take on two cores: beyond it, it approximates."""
+    neighbor_seconds: float = 120.0
+    """About what the neighbor search of `greedy` may take on two cores: beyond it, it approximates."""
 
 
 @dataclass(frozen=True)
-class StageConfig:
-    """How a staged selection picks again (see `learnalign.staged`)."""
+class OnlineConfig:
+    """How an online selection picks again (see `learnalign.online`)."""
 
     visits: int = 3
     """How often training meets a prompt whose gradient agrees with the others' before unknown ones go first."""
     decay: float = 0.5
     """What a verdict still counts once training has come back to its prompt."""
     memory: float = 0.8
-    """What verdicts and gradients still count a stage later."""
+    """What verdicts and gradients still count an update later."""
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for the first setting that is out of range."""
@@ -195,7 +195,7 @@ class StageConfig:
         }
         for name, (fine, rule) in rules.items():
             if not fine:
-                raise ConfigError(f"stage.{name} must be {rule}, found {getattr(self, name)}")
+                raise ConfigError(f"online.{name} must be {rule}, found {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class Config:
     reward: RewardConfig = field(default_factory=RewardConfig)
     sketch: SketchConfig = field(default_factory=SketchConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
-    stage: StageConfig = field(default_factory=StageConfig)
+    online: OnlineConfig = field(default_factory=OnlineConfig)
 
     def __post_init__(self) -> None:
         _check_ranges(self)
@@ -231,7 +231,7 @@ POSITIVE = (
     "sketch.batch_tokens",
     "select.n",
     "select.candidates_per_pick",
-    "select.neighbour_seconds",
+    "select.neighbor_seconds",
 )
 CHOICES = {
     "policy.dtype": ("auto", "float32", "bfloat16", "float16", "float64"),
@@ -241,7 +241,7 @@ CHOICES = {
     "sketch.weighting": ("mean", "token", "constant"),
     "sketch.responses_used": ("all", "one_correct"),
     "sketch.space": ("full", "lora"),
-    "select.strategy": ("top", "greedy", "aligned", "band", "alignment", "random", "length", "history", "limr"),
+    "select.strategy": ("top", "greedy", "random_positive", "band", "alignment", "random", "length", "history", "limr"),
 }
 
 

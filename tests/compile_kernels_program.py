@@ -17,7 +17,7 @@ SHARED_BYTES = {80: 166_912, 90: 232_448, 100: 232_448}
 POINTERS = {"targets": "*i64", "offsets": "*i64", "delta": "*bf16", "x": "*bf16", "hidden": "*bf16", "weight": "*bf16"}
 WIDE_POINTERS = [
     "partial", "phi", "log_probabilities", "products", "coefficients", "top_parts", "total_parts", "target_logits",
-    "kl_weights", "kl_reference", "lengths", "values", "dots", "vector",
+    "kl_weights", "kl_reference", "norms", "values", "dots", "vector",
 ]  # fmt: skip
 BFLOAT16 = torch.bfloat16
 CONSTANTS = {

@@ -11,7 +11,7 @@ from typing import Any, Self
 from learnalign.config import RolloutConfig
 from learnalign.policy import Policy
 from learnalign.rollout.engine import Task
-from learnalign.rollout.local import LocalEngine
+from learnalign.rollout.transformers import LocalEngine
 
 Answer = tuple[int, dict[str, Any]]
 

@@ -45,7 +45,7 @@ def launch_head(dtype: torch.dtype) -> None:
 def launch_score() -> None:
     """Ragged blocks of rows whose length is no power of two."""
     rows = (40 * normal(37, 200)).clamp(-127, 127).to(torch.int8)
-    finite("sum_unit_rows", *score_triton.lengths_and_sum(rows, normal(37).abs()))
+    finite("sum_unit_rows", *score_triton.norms_and_sum(rows, normal(37).abs()))
     finite("dot_rows", score_triton.dots(rows, normal(200)))
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from learnalign.config import Config, RolloutConfig
 from learnalign.errors import ConfigError
-from learnalign.rollout.allocation import Counts, learnability, next_round, promise, rounds
+from learnalign.rollout.allocation import Counts, expected_learnability, learnability, next_round, rounds
 
 FIXED = RolloutConfig()
 SCREEN = RolloutConfig(allocation="screen")
@@ -89,7 +89,7 @@ def test_promise_is_the_posterior_mean() -> None:
     sampled, correct = np.array([2, 2, 8, 5]), np.array([1, 0, 7, 5])
     m = float(np.mean(correct / sampled))
     p = (np.arange(2_000_000) + 0.5) / 2_000_000
-    for n, s, found in zip(sampled, correct, promise(sampled, correct), strict=True):
+    for n, s, found in zip(sampled, correct, expected_learnability(sampled, correct), strict=True):
         density = p ** (m + s - 1) * (1 - p) ** (n - s - m)
         assert found == pytest.approx((density * p * (1 - p)).sum() / density.sum(), rel=5e-3)
 

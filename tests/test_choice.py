@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from learnalign.errors import RewardError
-from learnalign.rewards import make_judge
-from learnalign.rewards.choice import chosen
+from learnalign.rewards import make_verifier
+from learnalign.rewards.answers.choice import chosen
 
 PHRASES = [
     r"so \boxed{%s}",
@@ -80,7 +80,7 @@ def test_the_last_statement_counts_and_the_stronger_marker_decides() -> None:
 
 
 def test_every_other_letter_is_wrong() -> None:
-    with make_judge("choice", workers=1, timeout_seconds=1, memory_mb=100) as judge:
+    with make_verifier("choice", workers=1, timeout_seconds=1, memory_mb=100) as judge:
         for gold in ("B", "(B)", "B. Paris", "b", r"\boxed{B}", "#### B"):
             verdicts = judge.judge([f"The answer is {letter}." for letter in "ABCDE"], [gold] * 5)
             assert [verdict.correct for verdict in verdicts] == [letter == "B" for letter in "ABCDE"]

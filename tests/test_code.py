@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from learnalign import pipeline
 from learnalign.config import Config, PoolConfig, RewardConfig
 from learnalign.errors import RewardError
-from learnalign.judging import open_judging
 from learnalign.progress import Progress
-from learnalign.rewards import Judge, Prompt, make_judge, sandbox, sandbox_fusion
-from learnalign.rewards.code_worker import prepare
-from learnalign.rewards.programs import Program, find_code, same_output
+from learnalign.rewards import Prompt, Verifier, make_verifier, sandbox, sandbox_fusion
+from learnalign.rewards.code.programs import Program, find_code, same_output
+from learnalign.rewards.code.worker import prepare
 from learnalign.rewards.worker import CannotServe
+from learnalign.runs import pipeline
+from learnalign.runs.verifier import open_verifier
 
 pytestmark = pytest.mark.usefixtures("contained")
 
@@ -29,12 +29,12 @@ DOUBLE = "def double(x):\n    return 2 * x"
 PAIRS = json.dumps({"inputs": ["3\n", "-1\n"], "outputs": ["6\n", "-2\n"]})
 
 
-def code_judge(seconds: float = 5.0, url: str = "") -> Judge:
-    return make_judge("code", workers=2, timeout_seconds=seconds, memory_mb=512, sandbox_url=url)
+def code_judge(seconds: float = 5.0, url: str = "") -> Verifier:
+    return make_verifier("code", workers=2, timeout_seconds=seconds, memory_mb=512, sandbox_url=url)
 
 
 @pytest.fixture(scope="module")
-def judge() -> Iterator[Judge]:
+def judge() -> Iterator[Verifier]:
     with code_judge() as made:
         yield made
 
@@ -54,7 +54,7 @@ def fenced(code: str) -> str:
         json.dumps({"inputs": [[[1, 2]]], "outputs": [[[1, 2, 1, 2]]], "fn_name": "double"}),
     ],
 )
-def test_unit_tests(judge: Judge, tests: str) -> None:
+def test_unit_tests(judge: Verifier, tests: str) -> None:
     prompt = Prompt("p", "Double a number.", row={"entry_point": "double"})
     wrong = DOUBLE.replace("2 * x", "x + x + x")
     verdicts = judge.judge([fenced(DOUBLE), fenced(wrong)], [tests] * 2, [prompt] * 2)
@@ -64,7 +64,7 @@ def test_unit_tests(judge: Judge, tests: str) -> None:
 @pytest.mark.parametrize(
     "tests", [PAIRS, json.dumps([{"input": "3", "output": "6"}, {"input": ["-1"], "output": ["-2"]}])]
 )
-def test_standard_input_and_output(judge: Judge, tests: str) -> None:
+def test_standard_input_and_output(judge: Verifier, tests: str) -> None:
     programs = [
         "print(2 * int(input()))",
         "print(int(input()) + 3)",
@@ -74,7 +74,7 @@ def test_standard_input_and_output(judge: Judge, tests: str) -> None:
     assert [v.how for v in verdicts] == ["passed", "wrong", "passed"]
 
 
-def test_methods_of_solution(judge: Judge) -> None:
+def test_methods_of_solution(judge: Verifier) -> None:
     tests = json.dumps({"inputs": [[3]], "outputs": [6], "fn_name": "double"})
     code = "class Solution:\n    def double(self, x):\n        return 2 * x"
     assert judge.judge([fenced(code)], [tests])[0].correct
@@ -120,7 +120,7 @@ def test_what_is_code() -> None:
     assert find_code("```py\nx = '''\n  ``\n'''\n```", "", "") == "x = '''\n  ``\n'''\n"
 
 
-def test_no_code_is_no_answer(judge: Judge) -> None:
+def test_no_code_is_no_answer(judge: Verifier) -> None:
     verdicts = judge.judge(["", "```bash\nls\n```", "```python\n```"], ["assert f()"] * 3)
     assert [v.how for v in verdicts] == ["empty", "no answer", "no answer"]
 
@@ -148,18 +148,18 @@ def test_output_comparison() -> None:
 @pytest.mark.parametrize(
     "tests", ["72", "[]", "{}", '{"inputs": ["1"], "outputs": []}', '[{"input": "1"}]', '[1, "assert x"]', "true"]
 )
-def test_unfit_tests_name_the_prompt(judge: Judge, tests: str) -> None:
+def test_unfit_tests_name_the_prompt(judge: Verifier, tests: str) -> None:
     with pytest.raises(RewardError, match=r"tests of prompt 'p7' have no known shape") as caught:
         judge.judge(["x = 1"], [tests], [Prompt("p7")])
     assert "\n" not in str(caught.value)
 
 
-def test_check_without_an_entry_point_is_refused(judge: Judge) -> None:
+def test_check_without_an_entry_point_is_refused(judge: Verifier) -> None:
     with pytest.raises(RewardError, match=r"'p7' define check.*no column entry_point"):
         judge.judge(["x = 1"], ["def check(candidate):\n    pass"], [Prompt("p7")])
 
 
-def test_a_contained_judge_has_nothing_to_say(judge: Judge) -> None:
+def test_a_contained_judge_has_nothing_to_say(judge: Verifier) -> None:
     assert judge.notes() == []
 
 
@@ -224,11 +224,11 @@ def test_human_eval_as_a_pool(data_dir: Path, tmp_path: Path) -> None:
     config = Config(
         pool=PoolConfig(path=str(pool), answer_column="test", limit=2), reward=RewardConfig(verifier="code")
     )
-    run = pipeline.rundir.create(tmp_path / "run", config)
+    run = pipeline.create_run(tmp_path / "run", config)
     pipeline.work(run, config, "pool", Progress(quiet=True))
     with gzip.open(pool, "rt", encoding="utf-8") as file:
         first, second = (json.loads(next(file))["canonical_solution"] for _ in range(2))
-    with open_judging(run) as judging:
+    with open_verifier(run) as judging:
         verdicts = judging.verdicts([first, second, second], ["0", "0", "1"])
     assert [verdict.correct for verdict in verdicts] == [True, False, True]
 
@@ -278,7 +278,7 @@ def fusion(script: list[Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         thread.join()
 
 
-def test_a_server_gives_the_verdicts_of_the_sandbox(judge: Judge) -> None:
+def test_a_server_gives_the_verdicts_of_the_sandbox(judge: Verifier) -> None:
     responses = [
         fenced(DOUBLE),
         fenced("def double(x): return 7"),

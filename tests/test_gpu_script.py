@@ -93,12 +93,12 @@ def test_the_script_builds_and_runs(tmp_path: Path) -> None:
     compiler.write_text(f'#!/bin/sh\nfor word; do out=$word; done\ncp "{_core.__file__}" "$out"\n')
     compiler.chmod(0o755)
     environment = {**os.environ, "PYTHON": sys.executable, "CXX": str(compiler)}
-    command = ["bash", "bench/gpu.sh", "--rehearse", "--only", "build", "ceilings", "gpu_neighbours", "launches", "--"]
+    command = ["bash", "bench/gpu.sh", "--rehearse", "--only", "build", "ceilings", "gpu_neighbors", "launches", "--"]
     done = subprocess.run(
         [*command, str(tmp_path / "out.json")], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = {part["name"]: part for part in json.loads((tmp_path / "out.json").read_text())["parts"]}
     assert [part["status"] for part in found.values()] == ["ok"] * 4
-    assert found["gpu_neighbours"]["result"]["dimensions"]["32"]["recall"] == 1.0
+    assert found["gpu_neighbors"]["result"]["dimensions"]["32"]["recall"] == 1.0
     assert "launched: dot_rows" in done.stdout

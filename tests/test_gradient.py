@@ -11,7 +11,7 @@ from gradient_oracle import SEED, D, exact_sketch, random_groups, tiny
 
 from learnalign.errors import ArrayError, PolicyError
 from learnalign.gradient import Costs, Group, Sketcher, advantages, batches, layer_keys, weighted
-from learnalign.gradient.packing import pack
+from learnalign.gradient.batching import pack
 
 TOGETHER = Costs(share=True, token=1.0, pair=0.0)
 SHARED_ROUNDING = 1e-6

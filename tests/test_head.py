@@ -13,8 +13,8 @@ from torch import nn
 
 from learnalign.errors import PolicyError
 from learnalign.gradient import Group, Sketcher, weighted
-from learnalign.gradient.packing import pack
-from learnalign.gradient.taps import segments_within
+from learnalign.gradient.batching import pack
+from learnalign.gradient.hooks import segments_within
 
 
 @pytest.mark.parametrize("kind", list(ARCHITECTURES))

@@ -13,18 +13,18 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from learnalign import pipeline
 from learnalign.cli import app
 from learnalign.config import Config, PolicyConfig, PoolConfig, RewardConfig, RolloutConfig, SelectConfig, SketchConfig
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
 from learnalign.errors import LogError, PoolError, RewardError, RunError
-from learnalign.importing import import_rollouts
 from learnalign.logs import read_logs
+from learnalign.logs.importing import import_rollouts
 from learnalign.policy import Policy, load_policy
 from learnalign.pool.history import read_histories
 from learnalign.progress import Progress
-from learnalign.rundir import RunDir
+from learnalign.runs import pipeline
+from learnalign.runs.directory import RunDir
 
 Rows = list[dict[str, Any]]
 QUIET = Progress(quiet=True)
@@ -301,8 +301,8 @@ def test_refusals(sampled: Path, tmp_path: Path) -> None:
 
 
 def test_rewards_of_sampled_responses_cannot_be_imported(sampled: Path) -> None:
-    run = pipeline.rundir.open_existing(sampled)
-    changed = pipeline.rundir.open_existing(sampled)
+    run = pipeline.open_run(sampled)
+    changed = pipeline.open_run(sampled)
     from dataclasses import replace
 
     changed.config = replace(run.config, reward=RewardConfig(verifier="imported"))

@@ -22,7 +22,7 @@ from bench.outcome.policies import embedded, jittered
 from bench.outcome.pools import COINS, WRONG, make_pool
 from learnalign.demo.arithmetic import distinct
 from learnalign.demo.run import POLICY
-from learnalign.staged.pairs import Pairs
+from learnalign.online.pairs import Pairs
 
 BATCH, STEPS = 6, 3
 
@@ -193,14 +193,14 @@ def test_errors_are_over_pairs_and_differences_are_paired() -> None:
             1: [curve((0, 0.1, 0, 0), (4, p, 8, 0)) for p in (second - 0.01, second + 0.01)]
         }
 
-    results = {("clean", "full"): runs(0.3, 0.5), ("clean", "staged"): runs(0.4, 0.6)}
-    found = table.row(results, "clean", "staged")
+    results = {("clean", "full"): runs(0.3, 0.5), ("clean", "online"): runs(0.4, 0.6)}
+    found = table.row(results, "clean", "online")
     assert found.passed == pytest.approx((0.5, 0.1))
     assert found.over_full == pytest.approx((0.1, 0.0))
     assert found.over_full_compute == pytest.approx((0.1, 0.0))
-    assert table.differences(results, "clean", "staged", "full") == pytest.approx(np.full((2, 2), 0.1))
+    assert table.differences(results, "clean", "online", "full") == pytest.approx(np.full((2, 2), 0.1))
     said = table.staged_over_others(results, "clean", ["full"])
-    assert said == "staged over full +0.100 ± 0.000; single runs over full +0.100 to +0.100"
+    assert said == "online over full +0.100 ± 0.000; single runs over full +0.100 to +0.100"
 
 
 def test_staged_selection_is_charged_for_the_pairs_that_it_propagates_back(encoded: list[grpo.Encoded]) -> None:

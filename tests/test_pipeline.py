@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from learnalign import pipeline, rundir
 from learnalign.config import (
     Config,
     PolicyConfig,
@@ -25,6 +24,8 @@ from learnalign.config import (
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
 from learnalign.errors import CostlyProductsError, PolicyError, PoolError, RunError, RunLockedError
+from learnalign.runs import pipeline
+from learnalign.runs.directory import create_run, open_run
 from learnalign.store import SketchReader
 
 PROMPTS, SELECTED = 84, 12
@@ -61,7 +62,7 @@ def times(run: Path) -> dict[str, int]:
 def again(run: Path, change: Callable[[Config], Config] = lambda c: c) -> set[str]:
     """Run again under a changed configuration; returns the files that were written."""
     before = times(run)
-    pipeline.run(change(rundir.open_existing(run).config), run)
+    pipeline.run(change(open_run(run).config), run)
     return {name for name, when in times(run).items() if before.get(name) != when}
 
 
@@ -93,9 +94,9 @@ def test_scores_do_not_depend_on_the_sum_that_the_store_keeps(run: Path) -> None
     before = (run / "scores.parquet").read_bytes()
     (run / "sketches" / "shard-00000.sum").unlink()
     (run / "scores.parquet").unlink()
-    pipeline.run(rundir.open_existing(run).config, run)
+    pipeline.run(open_run(run).config, run)
     assert (run / "scores.parquet").read_bytes() == before
-    assert pipeline.verify(rundir.open_existing(run)) == []
+    assert pipeline.verify(open_run(run)) == []
 
 
 def test_success_rates_are_counted_from_the_responses(finished: Path) -> None:
@@ -128,7 +129,7 @@ def test_selection_is_the_pools_own_rows_in_order_of_rank(finished: Path) -> Non
 
 def test_a_finished_run_is_left_alone(run: Path) -> None:
     assert again(run) == {"config.toml"}
-    assert all(not changes for changes in pipeline.stale(rundir.open_existing(run)).values())
+    assert all(not changes for changes in pipeline.stale(open_run(run)).values())
 
 
 def test_rows_without_an_answer_do_not_shift_the_others(tmp_path: Path) -> None:
@@ -178,13 +179,13 @@ def test_another_n_selects_again_and_nothing_else(run: Path) -> None:
     ],
 )
 def test_costly_products_are_not_overwritten(run: Path, change: Callable[[Config], Config], named: str) -> None:
-    before = rundir.open_existing(run).config
+    before = open_run(run).config
     kept = {name: when for name, when in times(run).items() if "rollouts" in name or "sketches" in name}
     with pytest.raises(CostlyProductsError) as caught:
         again(run, lambda c: replace(change(c), select=SelectConfig(n=5)))
     assert named in str(caught.value)
     assert "delete" in str(caught.value)
-    assert rundir.open_existing(run).config == before, "the refused configuration is taken back"
+    assert open_run(run).config == before, "the refused configuration is taken back"
     assert kept.items() <= times(run).items()
     again(run)  # and the old configuration still stands
 
@@ -207,7 +208,7 @@ def test_deleted_sketches_are_made_again_to_the_bit(run: Path) -> None:
 
 def test_other_batches_go_on_where_the_first_ones_stopped(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A smaller sketch.batch_tokens, after memory ran out, keeps what is in the store."""
-    from learnalign.stages import sketch as stage
+    from learnalign.runs.stages import sketch as stage
 
     whole = {row["prompt_id"]: row["score"] for row in pq.read_table(run / "scores.parquet").to_pylist()}
     real, calls = stage._sketch, iter(range(100))
@@ -230,7 +231,7 @@ def test_other_batches_go_on_where_the_first_ones_stopped(run: Path, monkeypatch
 
 def test_gradients_that_are_not_finite_or_zero_are_set_aside(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two prompts lose their gradient: they are reported, score 0, and are picked after every learnable one."""
-    from learnalign.stages import sketch as stage
+    from learnalign.runs.stages import sketch as stage
 
     real, broken = stage._sketch, iter([(0, np.nan), (1, 0.0)])
 
@@ -244,7 +245,7 @@ def test_gradients_that_are_not_finite_or_zero_are_set_aside(run: Path, monkeypa
     shutil.rmtree(run / "sketches")
     again(run, lambda c: replace(c, select=SelectConfig(n=PROMPTS)))
     table = {row["prompt_id"]: row for row in pq.read_table(run / "scores.parquet").to_pylist()}
-    aside = {i: row for i, row in table.items() if row["state"] == "set aside"}
+    aside = {i: row for i, row in table.items() if row["state"] == "excluded"}
     assert sorted(row["reason"] for row in aside.values()) == [
         "gradient is not finite",
         "gradient is zero: all rewards are equal",
@@ -254,7 +255,7 @@ def test_gradients_that_are_not_finite_or_zero_are_set_aside(run: Path, monkeypa
     learnable = sum(row["state"] == "learnable" for row in table.values())
     assert not set(aside) & set(order[:learnable])
     assert set(aside) <= set(order)
-    assert any("2 prompts set aside" in note for note in pipeline.result(rundir.open_existing(run)).notes)
+    assert any("2 prompts excluded" in note for note in pipeline.result(open_run(run)).notes)
 
 
 def test_more_than_the_pool_is_refused_before_anything_is_sampled(tmp_path: Path) -> None:
@@ -273,24 +274,24 @@ def test_fewer_learnable_prompts_than_asked_for_is_said(run: Path) -> None:
     assert flags == sorted(flags, reverse=True), "the learnable ones come first"
     assert len(lines) == asked
     # The note belongs to the stage that reads n.
-    result = pipeline.result(rundir.open_existing(run))
+    result = pipeline.result(open_run(run))
     assert any("are learnable" in note and f"{asked} are asked for" in note for note in result.notes)
 
 
 def test_verify_finds_a_flipped_bit_and_a_missing_file(run: Path) -> None:
-    assert pipeline.verify(rundir.open_existing(run)) == []
+    assert pipeline.verify(open_run(run)) == []
     shard = next((run / "sketches").glob("*.npy"))
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 4
     shard.write_bytes(data)
     (run / "selection.jsonl").unlink()
-    damage = "\n".join(pipeline.verify(rundir.open_existing(run)))
+    damage = "\n".join(pipeline.verify(open_run(run)))
     assert shard.name in damage
     assert "selection.jsonl: missing" in damage
 
 
 def test_a_second_process_is_refused(run: Path) -> None:
-    opened = rundir.open_existing(run)
+    opened = open_run(run)
     with opened.locked(), pytest.raises(RunLockedError, match="in use by process"):
         pipeline.run(opened.config, run)
 
@@ -300,12 +301,12 @@ def test_foreign_and_broken_directories_are_refused(tmp_path: Path) -> None:
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("x")
     with pytest.raises(RunError, match="not a run directory"):
-        rundir.create(foreign, Config())
+        create_run(foreign, Config())
     with pytest.raises(RunError, match="not a run directory"):
-        rundir.open_existing(tmp_path / "nowhere")
+        open_run(tmp_path / "nowhere")
     for text in ("{", "[]", '{"format": 1}', '{"format": 99, "stages": {}}'):
         broken = tmp_path / "broken"
         broken.mkdir(exist_ok=True)
         (broken / "manifest.json").write_text(text)
         with pytest.raises(RunError, match=r"format 99|not a manifest"):
-            rundir.create(broken, Config())
+            create_run(broken, Config())

@@ -75,7 +75,7 @@ def make(
             "gradient_norm": np.where(learnable, random.lognormal(0, 0.5, size), np.nan),
             "response_tokens": np.where(np.isnan(p), np.nan, random.lognormal(4, 1, size)),
             "state": pa.array(state, pa.string()),
-            "reason": pa.array(["too <long>" if s in ("skipped", "set aside") else "" for s in state], pa.string()),
+            "reason": pa.array(["too <long>" if s in ("skipped", "excluded") else "" for s in state], pa.string()),
         }
     )
     order = np.lexsort((np.arange(size), -score, ~learnable))[:n].astype(np.int64)
@@ -88,7 +88,7 @@ def mixed(size: int = 400, n: int = 50, **more: object) -> ReportFacts:
     rates = np.random.default_rng(5).binomial(G, np.random.default_rng(6).beta(0.5, 0.7, size)) / G
     rates[[3, 7]], rates[[11, 13]] = np.nan, 0.5
     sources = ["algebra" if i % 4 else "geometry" for i in range(size)]
-    return make(rates, n=n, sources=sources, states={11: "set aside", 13: "dropped"}, **more)  # type: ignore[arg-type]
+    return make(rates, n=n, sources=sources, states={11: "excluded", 13: "dropped"}, **more)  # type: ignore[arg-type]
 
 
 DEGENERATE = {
@@ -97,7 +97,7 @@ DEGENERATE = {
     "all mastered": make([1.0] * 20, n=5),
     "all unsolved": make([0.0] * 20, n=5),
     "all skipped": make([float("nan")] * 20, n=5),
-    "all set aside": make([0.5] * 4, n=2, states=dict.fromkeys(range(4), "set aside")),
+    "all excluded": make([0.5] * 4, n=2, states=dict.fromkeys(range(4), "excluded")),
     "nothing selected": replace(make([0.5, 0.25], n=1), selected=np.zeros(0, dtype=np.int64)),
     "equal rates": make([0.5] * 30, n=5),
     "empty pool": make([], n=1),

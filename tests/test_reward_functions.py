@@ -11,26 +11,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from learnalign import cli, pipeline
+from learnalign import cli
 from learnalign.config import Config, PolicyConfig, PoolConfig, RewardConfig, RolloutConfig, SelectConfig, SketchConfig
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
 from learnalign.errors import RewardError
 from learnalign.pool.rows import row_reader
-from learnalign.rewards import Judge, Prompt, Verdict, make_judge
+from learnalign.rewards import Prompt, Verdict, Verifier, make_verifier
+from learnalign.runs import pipeline
 
-Made = Callable[..., Judge]
+Made = Callable[..., Verifier]
 
 
 @pytest.fixture
 def made(tmp_path: Path) -> Made:
     """Makes a judge from the source of a file and the name of its function."""
 
-    def make(source: str, name: str = "reward", seconds: float = 20.0, threshold: float = 1.0) -> Judge:
+    def make(source: str, name: str = "reward", seconds: float = 20.0, threshold: float = 1.0) -> Verifier:
         file = tmp_path / "mine.py"
         file.write_text(source)
         verifier = f"{file}:{name}"
-        return make_judge(verifier, workers=2, timeout_seconds=seconds, memory_mb=1024, threshold=threshold)
+        return make_verifier(verifier, workers=2, timeout_seconds=seconds, memory_mb=1024, threshold=threshold)
 
     return make
 
@@ -137,7 +138,7 @@ def test_unfit_files_are_refused(made: Made, source: str, message: str) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RewardError, match=r"no file .*none\.py"):
-        make_judge(f"{tmp_path}/none.py:reward", workers=1, timeout_seconds=1, memory_mb=100)
+        make_verifier(f"{tmp_path}/none.py:reward", workers=1, timeout_seconds=1, memory_mb=100)
 
 
 def test_hangs_and_crashes_cost_one_call(made: Made) -> None:
@@ -193,7 +194,7 @@ def test_in_a_run_a_changed_function_makes_its_stage_stale(tmp_path: Path) -> No
         sketch=SketchConfig(dimension=1024, dtype="float32"),
         select=SelectConfig(n=4),
     )
-    run = pipeline.rundir.create(tmp_path / "run", config)
+    run = pipeline.create_run(tmp_path / "run", config)
     pipeline.work(run, config, "reward", pipeline.Progress(quiet=True))
     parts = sorted((tmp_path / "run" / "rewards").glob("part-*.parquet"))
     table = pa.concat_tables(map(pq.read_table, parts))

@@ -19,11 +19,11 @@ from pathlib import Path
 import pytest
 
 from learnalign.errors import RewardError
-from learnalign.rewards import Judge, Verdict, make_judge
-from learnalign.rewards.extract import final_answer, last_box
-from learnalign.rewards.math import MathJudge
-from learnalign.rewards.normalize import normalize
-from learnalign.rewards.quantity import quantity
+from learnalign.rewards import Verdict, Verifier, make_verifier
+from learnalign.rewards.answers.extract import final_answer, last_box
+from learnalign.rewards.answers.math import MathVerifier
+from learnalign.rewards.answers.normalize import normalize
+from learnalign.rewards.answers.quantity import quantity
 from learnalign.rewards.workers import Task, WorkerPool
 
 HANG = r"\boxed{5^{5^{5^{5}}}}"
@@ -31,17 +31,17 @@ MEGABYTE = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def judge() -> Iterator[Judge]:
-    with make_judge("math", workers=1, timeout_seconds=20.0, memory_mb=2048) as made:
+def judge() -> Iterator[Verifier]:
+    with make_verifier("math", workers=1, timeout_seconds=20.0, memory_mb=2048) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def exact() -> Judge:
-    return make_judge("exact", workers=1, timeout_seconds=1.0, memory_mb=256)
+def exact() -> Verifier:
+    return make_verifier("exact", workers=1, timeout_seconds=1.0, memory_mb=256)
 
 
-def one(judge: Judge, response: str, answer: str) -> Verdict:
+def one(judge: Verifier, response: str, answer: str) -> Verdict:
     return judge.judge([response], [answer])[0]
 
 
@@ -96,7 +96,7 @@ def test_no_final_answer(response: str) -> None:
     assert final_answer(response) is None
 
 
-def test_unmarked_operand_is_no_answer(exact: Judge) -> None:
+def test_unmarked_operand_is_no_answer(exact: Verifier) -> None:
     for response in ("first 10 - 5", "first 10 + 5", "so 5 * 3", "and 5 = y - x", "2^5", "x5"):
         assert not one(exact, response, "5").correct, response
 
@@ -157,7 +157,7 @@ def test_unmarked_operand_is_no_answer(exact: Judge) -> None:
         (r"we get \boxed{72}.", "72"),
     ],
 )
-def test_exactly_equal(exact: Judge, gold: str, candidate: str) -> None:
+def test_exactly_equal(exact: Verifier, gold: str, candidate: str) -> None:
     assert one(exact, f"So we have \\boxed{{{candidate}}}.", gold) == Verdict(True, 1.0, "exact")
 
 
@@ -197,13 +197,13 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize(("gold", "candidate"), DIFFERENT)
-def test_different(exact: Judge, judge: Judge, gold: str, candidate: str) -> None:
+def test_different(exact: Verifier, judge: Verifier, gold: str, candidate: str) -> None:
     for each in (exact, judge):
         found = one(each, f"So we have \\boxed{{{candidate}}}.", gold)
         assert (found.correct, found.reward) == (False, 0.0), found
 
 
-def test_marked_answer_is_not_rescued(judge: Judge) -> None:
+def test_marked_answer_is_not_rescued(judge: Verifier) -> None:
     assert not one(judge, r"The answer is \boxed{8}. It is not 7", "7").correct
     assert not one(judge, r"\boxed{7}? No, \boxed{8}. Rather than 7", "7").correct
     assert not one(judge, "#### 8\nand 7", "7").correct
@@ -252,7 +252,7 @@ def test_numbers_are_rationals() -> None:
         (r"\pi", "3.141593"),
     ],
 )
-def test_equal_as_mathematics(judge: Judge, gold: str, candidate: str) -> None:
+def test_equal_as_mathematics(judge: Verifier, gold: str, candidate: str) -> None:
     assert one(judge, f"Hence \\boxed{{{candidate}}}.", gold) == Verdict(True, 1.0, "math-verify")
 
 
@@ -278,11 +278,11 @@ def test_equal_as_mathematics(judge: Judge, gold: str, candidate: str) -> None:
         (r"\frac{1}{0}", "1"),
     ],
 )
-def test_different_as_mathematics(judge: Judge, gold: str, candidate: str) -> None:
+def test_different_as_mathematics(judge: Verifier, gold: str, candidate: str) -> None:
     assert one(judge, f"Hence \\boxed{{{candidate}}}.", gold) == Verdict(False, 0.0, "wrong")
 
 
-def test_arithmetic_left_undone_is_named(judge: Judge) -> None:
+def test_arithmetic_left_undone_is_named(judge: Verifier) -> None:
     assert one(judge, r"\boxed{48 + 24}", "72").how == "unevaluated"
     assert one(judge, r"\boxed{48 + 24 = 72}", "72").correct
 
@@ -315,7 +315,7 @@ def test_hostile_responses_are_judged_fast() -> None:
         "\\boxed{" + "\\frac{" * 160 + "}",
         "\x00\\boxed{\x00\u202e7\x00}",
     ]
-    with MathJudge(workers=1, timeout_seconds=1.0, memory_mb=2048) as judge:
+    with MathVerifier(workers=1, timeout_seconds=1.0, memory_mb=2048) as judge:
         begun = time.perf_counter()
         verdicts = judge.judge(hostile, ["7"] * len(hostile))
         assert time.perf_counter() - begun < 25  # 4 s alone; quadratic searches would take minutes
@@ -334,7 +334,7 @@ def test_expressions_that_are_hard_on_parsers_end_in_time() -> None:
         "(1,2)\\cup" * 60 + "(3,4)",
         "10^{10^{10}}",
     ]
-    with MathJudge(workers=2, timeout_seconds=1.0, memory_mb=1024) as judge:
+    with MathVerifier(workers=2, timeout_seconds=1.0, memory_mb=1024) as judge:
         begun = time.perf_counter()
         verdicts = judge.judge([f"\\boxed{{{text}}}" for text in hard], [r"\sqrt{7}+x"] * len(hard))
         assert time.perf_counter() - begun < 60  # each its second, and the start of another worker
@@ -343,14 +343,14 @@ def test_expressions_that_are_hard_on_parsers_end_in_time() -> None:
     assert "timeout" in {verdict.how for verdict in verdicts}
 
 
-def test_long_response_keeps_its_answer(exact: Judge) -> None:
+def test_long_response_keeps_its_answer(exact: Verifier) -> None:
     filler = "we think about 3 things. " * (MEGABYTE // 25)
     assert one(exact, filler + r"\boxed{72}", "72").correct
     assert one(exact, r"\boxed{72}" + filler, "72").correct
     assert one(exact, filler + "so 72", "72").correct
 
 
-def test_unicode(judge: Judge) -> None:
+def test_unicode(judge: Verifier) -> None:
     assert one(judge, "\\boxed{5\u00b2}", "25").correct
     assert one(judge, "Die L\u00f6sung: \\boxed{2\u00d710\u2075}", "200000").correct
     assert one(judge, "\\boxed{\u00bd}", "0.5").correct
@@ -362,7 +362,7 @@ def test_unicode(judge: Judge) -> None:
 
 
 def math_pool(memory_mb: int = 2048) -> WorkerPool:
-    return WorkerPool("learnalign.rewards.math_worker", workers=1, memory_mb=memory_mb)
+    return WorkerPool("learnalign.rewards.answers.math_worker", workers=1, memory_mb=memory_mb)
 
 
 def compare(pool: WorkerPool, pairs: list[tuple[str, str]], seconds: float = 30) -> list[str]:
@@ -372,7 +372,7 @@ def compare(pool: WorkerPool, pairs: list[tuple[str, str]], seconds: float = 30)
 
 
 def test_hang_is_cut_off_and_the_rest_is_judged() -> None:
-    with MathJudge(workers=1, timeout_seconds=1.5, memory_mb=2048) as judge:
+    with MathVerifier(workers=1, timeout_seconds=1.5, memory_mb=2048) as judge:
         judge.judge([r"\boxed{\sqrt{4}}"], ["2"])  # started before the clock runs
         responses = [r"\boxed{\sqrt{9}}", HANG, r"\boxed{\sqrt{16}}", HANG, r"\boxed{\sqrt{25}}", "7"]
         begun = time.perf_counter()
@@ -398,7 +398,7 @@ def test_number_of_workers_does_not_matter() -> None:
         responses[index] = rf"\boxed{{\sqrt{{{int(outer) ** 2 * int(inner)}}}}}"
     found = []
     for workers in (1, 2):
-        with MathJudge(workers=workers, timeout_seconds=30, memory_mb=2048) as judge:
+        with MathVerifier(workers=workers, timeout_seconds=30, memory_mb=2048) as judge:
             found.append(judge.judge(responses, golds))
             assert len(judge._pool._workers) == workers
     assert found[0] == found[1]
@@ -406,8 +406,8 @@ def test_number_of_workers_does_not_matter() -> None:
     assert {verdict.how for verdict in found[0]} <= {"exact", "math-verify", "wrong"}
 
 
-def test_no_process_unless_needed(judge: Judge) -> None:
-    with MathJudge(workers=2, timeout_seconds=5, memory_mb=2048) as fresh:
+def test_no_process_unless_needed(judge: Verifier) -> None:
+    with MathVerifier(workers=2, timeout_seconds=5, memory_mb=2048) as fresh:
         fresh.judge(["#### 7", r"\boxed{8}", "", r"\boxed{3+4}"] * 100, ["7"] * 400)
         assert fresh._pool.pids == []
 
@@ -466,8 +466,8 @@ def test_memory_limit_is_kept_and_too_little_is_an_error() -> None:
 
 SCRIPT = """
 import sys, threading, time
-from learnalign.rewards import make_judge
-judge = make_judge("math", workers=1, timeout_seconds=30, memory_mb=2048)
+from learnalign.rewards import make_verifier
+judge = make_verifier("math", workers=1, timeout_seconds=30, memory_mb=2048)
 judge.judge([r"\\boxed{\\sqrt{4}}"], ["2"])
 print(judge._pool.pids[0], flush=True)
 judge.judge([r"\\boxed{5^{5^{5^{5}}}}"], ["7"])
@@ -506,11 +506,11 @@ def _alive(pid: int) -> bool:
     return not (status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
-def test_judging_works_in_a_thread(judge: Judge) -> None:
+def test_judging_works_in_a_thread(judge: Verifier) -> None:
     found: list[Verdict] = []
 
     def work() -> None:
-        with MathJudge(workers=1, timeout_seconds=30, memory_mb=2048) as mine:
+        with MathVerifier(workers=1, timeout_seconds=30, memory_mb=2048) as mine:
             found.extend(mine.judge([r"\boxed{\sqrt{4}}"], ["2"]))
 
     thread = threading.Thread(target=work)
@@ -520,7 +520,7 @@ def test_judging_works_in_a_thread(judge: Judge) -> None:
 
 
 def test_judge_can_be_used_after_close() -> None:
-    judge = make_judge("math", workers=1, timeout_seconds=30, memory_mb=2048)
+    judge = make_verifier("math", workers=1, timeout_seconds=30, memory_mb=2048)
     assert one(judge, r"\boxed{\sqrt{4}}", "2").correct
     judge.close()
     judge.close()
@@ -533,11 +533,11 @@ def test_judge_can_be_used_after_close() -> None:
 
 def test_user_errors() -> None:
     with pytest.raises(RewardError, match=r"'best'.*math, exact"):
-        make_judge("best", workers=1, timeout_seconds=1, memory_mb=100)
+        make_verifier("best", workers=1, timeout_seconds=1, memory_mb=100)
     with pytest.raises(RewardError, match="found 0, 100"):
-        make_judge("math", workers=0, timeout_seconds=1, memory_mb=100)
+        make_verifier("math", workers=0, timeout_seconds=1, memory_mb=100)
     for name in ("exact", "math"):
-        with make_judge(name, workers=1, timeout_seconds=1, memory_mb=100) as judge:
+        with make_verifier(name, workers=1, timeout_seconds=1, memory_mb=100) as judge:
             assert judge.judge([], []) == []
             with pytest.raises(RewardError, match="2 responses and 1 answers"):
                 judge.judge(["1", "2"], ["1"])
@@ -552,7 +552,7 @@ def _lines(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_gsm8k_solutions(judge: Judge, data_dir: Path) -> None:
+def test_gsm8k_solutions(judge: Verifier, data_dir: Path) -> None:
     solutions = [row["answer"] for row in _lines(data_dir / "gsm8k" / "train.jsonl")]
     golds = [solution.rpartition("####")[2].strip() for solution in solutions]
     assert len(golds) == 7473
@@ -562,7 +562,7 @@ def test_gsm8k_solutions(judge: Judge, data_dir: Path) -> None:
     assert not any(verdict.correct for verdict in judge.judge(solutions, changed))
 
 
-def test_math_solutions(judge: Judge, data_dir: Path) -> None:
+def test_math_solutions(judge: Verifier, data_dir: Path) -> None:
     rows = _lines(data_dir / "math" / "math500.jsonl")
     golds = [row["answer"] for row in rows]
     assert all(verdict.correct for verdict in judge.judge([row["solution"] for row in rows], golds))

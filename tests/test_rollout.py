@@ -11,8 +11,8 @@ from learnalign.demo.run import POLICY
 from learnalign.errors import PolicyError
 from learnalign.policy import Policy, load_policy
 from learnalign.rollout.engine import Response, Task, plan
-from learnalign.rollout.local import LocalEngine
 from learnalign.rollout.sampling import Sampler, uniforms
+from learnalign.rollout.transformers import LocalEngine
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from learnalign import durable, pipeline, rundir
+from learnalign import files
 from learnalign.config import Config, PolicyConfig, PoolConfig, RewardConfig, RolloutConfig, SelectConfig, SketchConfig
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
@@ -26,7 +26,9 @@ from learnalign.errors import CostlyProductsError, RewardError, RunError
 from learnalign.progress import Progress
 from learnalign.rollout.engine import Engine
 from learnalign.rollout.parts import groups, parts_of
-from learnalign.stages import Outcome
+from learnalign.runs import pipeline
+from learnalign.runs.directory import RunDir, create_run, open_run
+from learnalign.runs.stages import Outcome
 
 PROMPTS, SELECTED = 96, 6
 BASE = RolloutConfig(max_new_tokens=16, batch_sequences=64)
@@ -124,7 +126,7 @@ def test_killed_at_every_file_and_resumed_is_byte_identical(
     name: str, finished: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process ends before every single write of a part, of responses or of verdicts, and is started again."""
-    write, killed = durable.write_parquet, set()
+    write, killed = files.write_parquet, set()
 
     def once(path: Path, table: object) -> None:
         if path.name.startswith("part-") and (key := f"{path.parent.name}/{path.name}") not in killed:
@@ -132,7 +134,7 @@ def test_killed_at_every_file_and_resumed_is_byte_identical(
             raise Killed
         write(path, table)
 
-    monkeypatch.setattr(durable, "write_parquet", once)
+    monkeypatch.setattr(files, "write_parquet", once)
     asked = config(finished[name].parent / "pool.jsonl", ALLOCATIONS[name])
     for _ in range(1000):
         try:
@@ -147,7 +149,7 @@ def test_killed_at_every_file_and_resumed_is_byte_identical(
 
 def test_killed_by_a_signal_in_the_rounds(finished: dict[str, Path], tmp_path: Path) -> None:
     run, rng = tmp_path / "run", random.Random(0)
-    rundir.create(run, config(finished["halving"].parent / "pool.jsonl", ALLOCATIONS["halving"]))
+    create_run(run, config(finished["halving"].parent / "pool.jsonl", ALLOCATIONS["halving"]))
     command = [sys.executable, "-m", "learnalign.cli", "run", str(run), "--quiet"]
     for _ in range(4):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -166,7 +168,7 @@ def test_one_engine_serves_all_rounds_and_is_left_before_the_sketches(
     finished: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Engines such as vLLM start slowly and hold a GPU's memory: opened once, left after the last round."""
-    from learnalign.stages import reward, rollout, sketch
+    from learnalign.runs.stages import reward, rollout, sketch
 
     log: list[str] = []
     opened, judge, make = rollout.open_engine, reward.execute, sketch.execute
@@ -210,15 +212,15 @@ def test_one_engine_serves_all_rounds_and_is_left_before_the_sketches(
 
 
 @pytest.fixture
-def sampled(finished: dict[str, Path], tmp_path: Path) -> rundir.RunDir:
+def sampled(finished: dict[str, Path], tmp_path: Path) -> RunDir:
     """A run with all rounds of `screen` sampled, and only the first judged."""
-    run = rundir.create(tmp_path / "run", config(finished["screen"].parent / "pool.jsonl", ALLOCATIONS["screen"]))
+    run = create_run(tmp_path / "run", config(finished["screen"].parent / "pool.jsonl", ALLOCATIONS["screen"]))
     with run.locked():
         pipeline.advance(run, "rollout", Progress(quiet=True))
     return run
 
 
-def test_a_round_adds_verdicts_and_undoes_none(sampled: rundir.RunDir) -> None:
+def test_a_round_adds_verdicts_and_undoes_none(sampled: RunDir) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in (sampled.path / "rewards").iterdir()}
     assert sampled.record("rollout")["state"] == "done"
     assert not any(name.startswith("part-r1") for name in before)
@@ -229,7 +231,7 @@ def test_a_round_adds_verdicts_and_undoes_none(sampled: rundir.RunDir) -> None:
     assert not any(pipeline.stale(sampled).values())
 
 
-def test_verdicts_of_deleted_responses_do_not_steer(sampled: rundir.RunDir, tmp_path: Path) -> None:
+def test_verdicts_of_deleted_responses_do_not_steer(sampled: RunDir, tmp_path: Path) -> None:
     """Responses are deleted and sampled with another seed: the verdicts that are left over decide nothing."""
     for path in (sampled.path / "rollouts").iterdir():
         path.unlink()
@@ -257,11 +259,11 @@ def test_what_steered_the_rounds_cannot_change_unasked(
     name: str, change: Callable[[Config], Config], message: str, finished: dict[str, Path]
 ) -> None:
     with pytest.raises(CostlyProductsError, match=message):
-        pipeline.run(change(rundir.open_existing(finished[name]).config), finished[name])
+        pipeline.run(change(open_run(finished[name]).config), finished[name])
 
 
 def test_fewer_can_be_selected_of_the_same_rounds(finished: dict[str, Path]) -> None:
-    old = rundir.open_existing(finished["halving"]).config
+    old = open_run(finished["halving"]).config
     fewer = replace(old, select=SelectConfig(n=3), rollout=replace(old.rollout, keep=2 * SELECTED))
     lines = (finished["halving"] / "selection.jsonl").read_text().splitlines()
     result = pipeline.run(fewer, finished["halving"])
@@ -279,9 +281,9 @@ def test_rounds_that_do_not_fit_are_refused(finished: dict[str, Path], tmp_path:
     assert all(table["response"].to_pylist() == list(range(table.num_rows)) for table in found)
     (tmp_path / "rollouts").mkdir()
     for part in parts_of(run / "rollouts", 0):
-        durable.write_parquet(tmp_path / "rollouts" / part.name, pq.read_table(part))
+        files.write_parquet(tmp_path / "rollouts" / part.name, pq.read_table(part))
     part = parts_of(run / "rollouts", 1)[0]
     table = pq.read_table(part)
-    durable.write_parquet(tmp_path / "rollouts" / part.name, table.take(list(range(table.num_rows))[::-1]))
+    files.write_parquet(tmp_path / "rollouts" / part.name, table.take(list(range(table.num_rows))[::-1]))
     with pytest.raises(RunError, match="out of order"):
         list(groups((tmp_path / "rollouts",), (("prompt_id",),)))

@@ -19,7 +19,7 @@ from escape_attempts import ATTEMPTS
 
 from learnalign.errors import RewardError
 from learnalign.rewards import sandbox
-from learnalign.rewards.sandbox import Ran
+from learnalign.rewards.code.sandbox import Ran
 
 TIMEOUTS = {"sleep", "a busy loop", "signal handlers", "a catastrophic regular expression", "closed descriptors"}
 OUTPUTS = {"endless output", "endless errors"}

@@ -316,16 +316,14 @@ def test_the_torch_twin_gives_the_scores_of_the_core(
 ) -> None:
     """On the CPU device, in chunks; a GPU runs the same lines."""
     torch = pytest.importorskip("torch")
-    from learnalign import tensor_scoring
+    from learnalign.scoring import gpu
 
-    monkeypatch.setattr(tensor_scoring, "CHUNK_NUMBERS", 1000)
+    monkeypatch.setattr(gpu, "CHUNK_NUMBERS", 1000)
     phi, success_rate = pool(333, 40, dtype)
     success_rate[:5], phi[:3] = 1.0, 0.0
     target = pool(9, 40, dtype, seed=1)[0] if with_target else None
     values = success_rate * (1 - success_rate)
-    found = tensor_scoring.score_tensor(
-        torch.from_numpy(phi), values, None if target is None else torch.from_numpy(target)
-    )
+    found = gpu.score_tensor(torch.from_numpy(phi), values, None if target is None else torch.from_numpy(target))
     expected = score(phi, success_rate, target=target)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
     assert not found[:5].any()
@@ -333,7 +331,7 @@ def test_the_torch_twin_gives_the_scores_of_the_core(
 
 def test_the_torch_twin_refuses_what_the_core_refuses() -> None:
     torch = pytest.importorskip("torch")
-    from learnalign.tensor_scoring import score_tensor
+    from learnalign.scoring.gpu import score_tensor
 
     phi = pool(60, 12)[0]
     values = np.full(60, 0.25)

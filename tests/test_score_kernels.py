@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from learnalign import tensor_scoring
 from learnalign.errors import ArrayError
-from learnalign.scoring import score
+from learnalign.scoring import gpu, score
 
 pytest.importorskip("triton", reason="needs Triton (pip install triton)")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # conftest turns the interpreter on where there is no GPU
@@ -42,7 +41,7 @@ def test_both_passes_are_those_of_float64(
     wide = rows.double()
     norms = wide.norm(dim=1)
     truth = torch.where(norms > 0, values / norms, 0.0) @ wide
-    lengths, total = score_triton.lengths_and_sum(rows.to(DEVICE), values.float().to(DEVICE))
+    lengths, total = score_triton.norms_and_sum(rows.to(DEVICE), values.float().to(DEVICE))
     assert ((lengths.cpu().double() - norms).abs() <= TOLERANCE * norms).all()
     assert (total.cpu() - truth).abs().max() <= TOLERANCE * values.sum()
     vector = torch.linspace(-1, 1, shape[1]).float()
@@ -57,8 +56,8 @@ def test_rows_need_not_lie_side_by_side() -> None:
     wider[:, :48] = rows
     view = wider.to(DEVICE)[:, :48]
     for found, expected in zip(
-        score_triton.lengths_and_sum(view, values.float().to(DEVICE)),
-        score_triton.lengths_and_sum(rows.to(DEVICE), values.float().to(DEVICE)),
+        score_triton.norms_and_sum(view, values.float().to(DEVICE)),
+        score_triton.norms_and_sum(rows.to(DEVICE), values.float().to(DEVICE)),
         strict=True,
     ):
         assert torch.equal(found, expected)
@@ -66,7 +65,7 @@ def test_rows_need_not_lie_side_by_side() -> None:
 
 def test_no_rows_are_no_error() -> None:
     rows = torch.empty(0, 32, dtype=torch.int8, device=DEVICE)
-    lengths, total = score_triton.lengths_and_sum(rows, torch.empty(0, device=DEVICE))
+    lengths, total = score_triton.norms_and_sum(rows, torch.empty(0, device=DEVICE))
     assert lengths.shape == (0,)
     assert torch.equal(total.cpu(), torch.zeros(32, dtype=torch.float64))
     assert score_triton.dots(rows, torch.ones(32, device=DEVICE)).shape == (0,)
@@ -79,23 +78,23 @@ def test_int8_rows_score_as_the_core_scores_them(
 ) -> None:
     """Through `score_tensor`, by the plain twin and by the kernels; the core scores the same integers as float64."""
     if kernels:
-        monkeypatch.setattr(tensor_scoring, "backend", lambda rows: "triton")
+        monkeypatch.setattr(gpu, "backend", lambda rows: "triton")
     rows, values = problem(90, 72)
     values[(rows == 0).all(dim=1)] = 0.0
     p = (1 + np.sqrt(1 - 4 * values.numpy())) / 2
     target = rows[10:13].clone() if with_target else None
-    found = tensor_scoring.score_tensor(rows.to(DEVICE), values.numpy(), target)
+    found = gpu.score_tensor(rows.to(DEVICE), values.numpy(), target)
     expected = score(rows.double().numpy(), p, target=None if target is None else target.double().numpy())
     tolerance = TOLERANCE if kernels or DEVICE == "cuda" else 1e-12
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
     assert not found[values.numpy() == 0].any()
     with pytest.raises(ArrayError, match=r"all zeros. in row 4, 13, 22"):
-        tensor_scoring.score_tensor(rows.to(DEVICE), np.full(90, 0.25))
+        gpu.score_tensor(rows.to(DEVICE), np.full(90, 0.25))
 
 
 def test_only_int8_rows_of_a_gpu_have_kernels() -> None:
     for rows in (torch.zeros(2, 8), torch.zeros(2, 8, dtype=torch.int8)):
-        assert tensor_scoring.backend(rows) == "torch"
+        assert gpu.backend(rows) == "torch"
     if DEVICE == "cuda":
-        assert tensor_scoring.backend(torch.zeros(2, 8, dtype=torch.int8, device=DEVICE)) == "triton"
-        assert tensor_scoring.backend(torch.zeros(2, 2**15, dtype=torch.int8, device=DEVICE)) == "torch"
+        assert gpu.backend(torch.zeros(2, 8, dtype=torch.int8, device=DEVICE)) == "triton"
+        assert gpu.backend(torch.zeros(2, 2**15, dtype=torch.int8, device=DEVICE)) == "torch"

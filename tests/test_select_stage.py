@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from learnalign import pipeline, rundir
 from learnalign.cli import app
 from learnalign.config import (
     CHOICES,
@@ -31,8 +30,10 @@ from learnalign.demo.run import POLICY
 from learnalign.errors import CostlyProductsError, PoolError
 from learnalign.pool.values import column_values
 from learnalign.report import render
+from learnalign.runs import pipeline
+from learnalign.runs.directory import open_run
+from learnalign.runs.stages.report import facts
 from learnalign.selection import STRATEGIES
-from learnalign.stages.report import facts
 from learnalign.store import SketchReader
 
 PROMPTS, SELECTED = 84, 15
@@ -63,7 +64,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 def select_again(run: Path, **settings: Any) -> list[dict[str, Any]]:
     """Run again under other settings of [select]; the selected lines."""
-    config = rundir.open_existing(run).config
+    config = open_run(run).config
     result = pipeline.run(replace(config, select=replace(config.select, **settings)), run)
     return [json.loads(line) for line in result.selection_jsonl.open()]
 
@@ -92,13 +93,13 @@ def test_every_strategy_from_the_command_line(run: Path, finished: Path, strateg
             order.sort(key=lambda row: row["learnability"] == 0)
         assert [line["id"] for line in lines] == [row["prompt_id"] for row in order[:SELECTED]]
         assert [line["learnalign_gain"] for line in lines] == pytest.approx([value(row) for row in order[:SELECTED]])
-    if strategy in ("greedy", "aligned"):
+    if strategy in ("greedy", "random_positive"):
         assert min(line["learnalign_score"] for line in lines) > 0
     assert (run / "scores.parquet").stat().st_mtime_ns == kept, "nothing is scored again"
     assert "strategy " + strategy in (run / "report.html").read_text()
-    recorded = rundir.open_existing(run).record("select")["strategy"]
+    recorded = open_run(run).record("select")["strategy"]
     assert recorded["name"] == strategy
-    assert ("neighbours" in recorded) == (strategy == "greedy")
+    assert ("neighbors" in recorded) == (strategy == "greedy")
 
 
 def test_greedy_covers_more_than_top_and_records_its_recall(run: Path) -> None:
@@ -113,15 +114,15 @@ def test_greedy_covers_more_than_top_and_records_its_recall(run: Path) -> None:
 
     best, greedy = (select_again(run, strategy=name) for name in ("top", "greedy"))
     assert covered(greedy) > 1.01 * covered(best)
-    facts_of = rundir.open_existing(run).record("select")["strategy"]
-    assert facts_of["neighbours"]["recall"] == 1.0
+    facts_of = open_run(run).record("select")["strategy"]
+    assert facts_of["neighbors"]["recall"] == 1.0
     assert facts_of["objective"] == pytest.approx(covered(greedy), rel=1e-3)
 
 
 def test_the_seed_decides_and_is_recorded(run: Path) -> None:
     one, again, other = (select_again(run, strategy="random", seed=seed) for seed in (1, 1, 2))
     assert one == again != other
-    assert rundir.open_existing(run).record("select")["inputs"]["select.seed"] == 2
+    assert open_run(run).record("select")["inputs"]["select.seed"] == 2
 
 
 def test_a_quota_a_source_and_a_quota_a_column(run: Path) -> None:
@@ -129,12 +130,12 @@ def test_a_quota_a_source_and_a_quota_a_column(run: Path) -> None:
     families = [line["family"] for line in lines]
     assert max(families.count(name) for name in families) <= 3
     assert len(lines) == SELECTED
-    assert "at most 20.0% from one family" in " ".join(render(facts(rundir.open_existing(run))).split())
+    assert "at most 20.0% from one family" in " ".join(render(facts(open_run(run))).split())
     with pytest.raises(PoolError, match=r"no row has a value in column 'topic': check select.quota_column"):
         select_again(run, quota_column="topic")
     lines = select_again(run, quota_column="", quota_share=0.2)  # every source is "": one group, and too few are left
     assert len(lines) == 3
-    notes = pipeline.result(rundir.open_existing(run)).notes
+    notes = pipeline.result(open_run(run)).notes
     assert any("the limits leave 3 of 15" in note for note in notes)
 
 
@@ -183,7 +184,7 @@ def test_a_target_set_is_measured_like_the_pool_and_draws_the_selection(run: Pat
     share = [sum(line["family"] == "sort" for line in some) for some in (before, lines)]
     assert share[1] > share[0]
     assert theirs.identity == ours.identity or set(theirs.identity) == set(ours.identity)
-    assert pipeline.verify(rundir.open_existing(run)) == []
+    assert pipeline.verify(open_run(run)) == []
     # another target is other rollouts: refused; without one, the old scores come back
     target.write_text(target.read_text().splitlines()[0])
     with pytest.raises(CostlyProductsError, match="target/rollouts was made with other inputs"):

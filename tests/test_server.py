@@ -16,14 +16,15 @@ import pytest
 from agreement import POWER, SIGNIFICANCE, compare, p_value
 from completions_server import Answer, CompletionsServer
 
-from learnalign import pipeline, rundir
 from learnalign.config import Config, PolicyConfig, PoolConfig, RewardConfig, RolloutConfig, SelectConfig, SketchConfig
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
 from learnalign.errors import ConfigError, EngineError
 from learnalign.policy import Policy, load_policy
 from learnalign.rollout.engine import Task
-from learnalign.rollout.server import ServerEngine
+from learnalign.rollout.openai import ServerEngine
+from learnalign.runs import pipeline
+from learnalign.runs.directory import open_run
 
 PROBLEMS = ["12+7", "sort 3241", "reverse 4726", "99 mod 4", "31*7", "12+3+4"]
 
@@ -189,7 +190,7 @@ def test_resumed_after_an_outage_and_a_kill_in_a_round(policy: Policy, tmp_path:
         process.send_signal(signal.SIGKILL)
         process.wait()
         server.trouble = lambda _: None
-        pipeline.run(rundir.open_existing(run).config, run)
+        pipeline.run(open_run(run).config, run)
     for folder in ("rollouts", "rewards", "sketches"):
         for path in (whole / folder).iterdir():
             assert (run / folder / path.name).read_bytes() == path.read_bytes(), path.name

@@ -1,4 +1,4 @@
-"""Damage is set aside, and nothing else: what is computed again brings back the very bytes."""
+"""Damage is excluded, and nothing else: what is computed again brings back the very bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every strategy against brute force on small arrays; limits, targets and histories keep their laws."""
+"""Every strategy against brute force on small arrays; constraints, targets and histories keep their laws."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from learnalign import select
 from learnalign.config import CHOICES
 from learnalign.errors import ArrayError, MissingPackageError, PoolError
 from learnalign.pool.history import read_histories
-from learnalign.rows import Rows
-from learnalign.selection import STRATEGIES, Limits, Prompts, Search, pick
+from learnalign.scoring.rows import Rows
+from learnalign.selection import STRATEGIES, Constraints, Prompts, Search, pick
 from learnalign.selection import greedy as greedy_module
 from learnalign.selection.history import impact, spread
 
@@ -79,40 +79,40 @@ def test_rankings_are_the_sorted_order() -> None:
 def test_random_and_aligned_draw_without_favor_and_repeat() -> None:
     phi, p = pool()
     positive = np.flatnonzero(select(phi, p, 1).scores > 0)
-    drawn = {name: np.zeros(N) for name in ("random", "aligned")}
+    drawn = {name: np.zeros(N) for name in ("random", "random_positive")}
     for seed in range(400):
         for name, counts in drawn.items():
             counts[select(phi, p, 10, strategy=name, seed=seed).indices] += 1
-    assert not np.delete(drawn["aligned"], positive).any()
-    for name, among in (("random", N), ("aligned", len(positive))):
+    assert not np.delete(drawn["random_positive"], positive).any()
+    for name, among in (("random", N), ("random_positive", len(positive))):
         counts = drawn[name][drawn[name] > 0]
         expected = 4000 / among
         assert len(counts) == among
         assert (np.abs(counts - expected) < 6 * np.sqrt(expected)).all()
-    again = [select(phi, p, 10, strategy="aligned", seed=5).indices.tolist() for _ in range(2)]
-    assert again[0] == again[1] != select(phi, p, 10, strategy="aligned", seed=6).indices.tolist()
+    again = [select(phi, p, 10, strategy="random_positive", seed=5).indices.tolist() for _ in range(2)]
+    assert again[0] == again[1] != select(phi, p, 10, strategy="random_positive", seed=6).indices.tolist()
 
 
 def test_aligned_fills_up_in_the_order_of_top_and_says_so() -> None:
     phi, p = pool()
     positive = int((select(phi, p, 1).scores > 0).sum())
-    picked = select(phi, p, positive + 5, strategy="aligned")
+    picked = select(phi, p, positive + 5, strategy="random_positive")
     best = select(phi, p, positive + 5).indices
     assert picked.indices[positive:].tolist() == best[positive:].tolist()
     assert f"only {positive} prompts have a score > 0: the other 5" in picked.notes[0]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_greedy_is_plain_greedy_where_every_pair_is_a_neighbour(seed: int) -> None:
+def test_greedy_is_plain_greedy_where_every_pair_is_a_neighbor(seed: int) -> None:
     phi, p = pool(seed, rows=34)
     z = z_of(phi, p)
     positive = np.flatnonzero(z @ z.mean(0) > 0)
-    assert 12 <= len(positive) <= 33, "32 neighbours are all there are"
+    assert 12 <= len(positive) <= 33, "32 neighbors are all there are"
     similar = z[positive] @ z[positive].T
     picked = select(phi, p, 10, strategy="greedy", search=CPU)
     assert picked.indices.tolist() == positive[brute_greedy(similar, 10)].tolist()
     np.testing.assert_allclose(picked.gains.sum(), np.maximum(similar[:, brute_greedy(similar, 10)], 0).max(1).sum())
-    assert picked.facts["neighbours"]["recall"] == 1.0
+    assert picked.facts["neighbors"]["recall"] == 1.0
     assert picked.facts["candidates"] == picked.facts["learnable_above_zero"] == len(positive)
 
 
@@ -159,10 +159,10 @@ def test_what_pruning_can_cost_is_bounded(seed: int, monkeypatch: pytest.MonkeyP
             assert covered(positive, some) <= covered(candidates, inside) + lost + 1e-12
 
 
-# --- limits
+# --- constraints
 
 
-@pytest.mark.parametrize("strategy", ["top", "random", "aligned", "band", "alignment", "greedy"])
+@pytest.mark.parametrize("strategy", ["top", "random", "random_positive", "band", "alignment", "greedy"])
 def test_no_group_has_more_than_its_quota(strategy: str) -> None:
     phi, p = pool()
     group = ["abcd"[i % 4] for i in range(N)]
@@ -196,8 +196,8 @@ def test_greedy_under_limits_is_plain_greedy_under_the_same_rule(seed: int) -> N
         return fits and not (unit[rows] @ unit[positive[j]] >= 0.9).any()
 
     expected = positive[brute_greedy(z[positive] @ z[positive].T, 6, allowed)].tolist()
-    limits: dict[str, Any] = {"group": np.arange(34) % 6, "quota": 1, "duplicate_cosine": 0.9}
-    picked = select(phi, p, 6, strategy="greedy", search=CPU, **limits).indices.tolist()
+    constraints: dict[str, Any] = {"group": np.arange(34) % 6, "quota": 1, "duplicate_cosine": 0.9}
+    picked = select(phi, p, 6, strategy="greedy", search=CPU, **constraints).indices.tolist()
     assert picked == expected
     assert picked != select(phi, p, 6, strategy="greedy", search=CPU).indices.tolist()
 
@@ -225,7 +225,7 @@ def test_copies_are_near_duplicates_at_a_cosine_of_one() -> None:
     picked = select(phi, p, 20, duplicate_cosine=1.0)
     assert len(picked.indices) == 5
     assert sorted(picked.indices % 4) == [0] * 5, "the lower row of equals"
-    assert any("the limits leave 5 of 20: raise the quota or duplicate_cosine" in note for note in picked.notes)
+    assert any("the constraints leave 5 of 20: raise the quota or duplicate_cosine" in note for note in picked.notes)
 
 
 def test_prompts_without_a_gradient_are_no_duplicates_of_each_other() -> None:
@@ -234,7 +234,7 @@ def test_prompts_without_a_gradient_are_no_duplicates_of_each_other() -> None:
     row_of = np.array([0, 1, 2, 3, 4, -1, -1])
     values = np.array([0.25] * 5 + [0.0] * 2)
     prompts = Prompts(values, p[:7], values, rows, row_of, lambda v: v)
-    assert len(pick(prompts, 7, "top", Limits(duplicate_cosine=0.99)).indices) == 7
+    assert len(pick(prompts, 7, "top", Constraints(duplicate_cosine=0.99)).indices) == 7
 
 
 # --- target

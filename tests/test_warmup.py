@@ -13,7 +13,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from learnalign import pipeline, rundir, warmup
 from learnalign.config import (
     Config,
     PolicyConfig,
@@ -27,8 +26,10 @@ from learnalign.config import (
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
 from learnalign.errors import ConfigError, CostlyProductsError, PolicyError, PoolError
-from learnalign.policy import policy_digest
+from learnalign.policy import policy_digest, warmup
 from learnalign.progress import Progress
+from learnalign.runs import pipeline
+from learnalign.runs.directory import create_run, open_run
 
 PROMPTS = 24
 
@@ -61,17 +62,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_result_is_another_policy_that_later_stages_use(finished: Path) -> None:
     assert not torch.equal(weights(finished / "warmup"), weights(POLICY))
-    stages = rundir.open_existing(finished).manifest["stages"]
+    stages = open_run(finished).manifest["stages"]
     digest = policy_digest(str(finished / "warmup"))
     assert stages["rollout"]["policy"]["digest"] == stages["sketch"]["inputs"]["policy"] == digest
     assert stages["warmup"]["inputs"]["policy"] == policy_digest(str(POLICY)) != digest
-    assert not any(pipeline.stale(rundir.open_existing(finished)).values())
-    assert pipeline.verify(rundir.open_existing(finished)) == []
+    assert not any(pipeline.stale(open_run(finished)).values())
+    assert pipeline.verify(open_run(finished)) == []
 
 
 def test_success_is_measured_before_and_after_and_reported(finished: Path) -> None:
     measured = pq.read_table(finished / "warmup" / "success.parquet")
-    record = rundir.open_existing(finished).record("warmup")
+    record = open_run(finished).record("warmup")
     assert (record["rows"], record["steps"], record["watched"]) == (PROMPTS, 3, 84 - PROMPTS)
     before, after = (measured[name].to_numpy() for name in ("before", "after"))
     assert record["before"] == pytest.approx(before.mean())
@@ -84,7 +85,7 @@ def test_success_is_measured_before_and_after_and_reported(finished: Path) -> No
 
 def test_what_is_done_is_not_done_again_and_not_overwritten(finished: Path) -> None:
     before = (finished / "warmup" / "model.safetensors").stat().st_mtime_ns
-    same = rundir.open_existing(finished).config
+    same = open_run(finished).config
     pipeline.run(same, finished)
     assert (finished / "warmup" / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(CostlyProductsError, match=r"warmup\.beta: 0\.04 -> 0\.1"):
@@ -132,7 +133,7 @@ def test_an_adapter_is_trained_sampled_and_sketched(tmp_path: Path) -> None:
 
 
 def test_killed_in_training_it_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = rundir.create(tmp_path / "run", config(tmp_path, prompts=8))
+    run = create_run(tmp_path / "run", config(tmp_path, prompts=8))
     true = warmup.train
 
     def killed(*arguments: object) -> None:
@@ -140,7 +141,7 @@ def test_killed_in_training_it_begins_again(tmp_path: Path, monkeypatch: pytest.
         (Path(str(arguments[5])) / "half.safetensors").write_bytes(b"half")
         raise KeyboardInterrupt
 
-    from learnalign.stages import warmup as stage
+    from learnalign.runs.stages import warmup as stage
 
     monkeypatch.setattr(stage, "train", killed)
     with run.locked(), pytest.raises(KeyboardInterrupt):
@@ -170,7 +171,7 @@ def test_a_reward_of_ones_own_sees_the_pools_columns(tmp_path: Path) -> None:
     )
     asked = config(tmp_path, prompts=8)
     asked = replace(asked, reward=RewardConfig(verifier=f"{file}:reward", threshold=0.75))
-    run = rundir.create(tmp_path / "run", asked)
+    run = create_run(tmp_path / "run", asked)
     pipeline.work(run, asked, "warmup", Progress(quiet=True))
     found = watched(run.path, tmp_path / "pool.jsonl")
     assert {row["level"] for row, _, _ in found} > {1}
@@ -191,7 +192,7 @@ def test_code_is_run_in_training_too(tmp_path: Path) -> None:
         row["answer"] = json.dumps([{"input": "", "output": "" if k % 2 else "nothing"}])
     pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
     asked = replace(config(tmp_path, prompts=8), reward=RewardConfig(verifier="code", memory_mb=512))
-    run = rundir.create(tmp_path / "run", asked)
+    run = create_run(tmp_path / "run", asked)
     pipeline.work(run, asked, "warmup", Progress(quiet=True))
     passing = [before for row, before, _ in watched(run.path, pool) if "nothing" not in row["answer"]]
     failing = [before for row, before, _ in watched(run.path, pool) if "nothing" in row["answer"]]

@@ -3,9 +3,9 @@
 A small policy with latent skill and wrong habits is trained with GRPO on prompts that each arm chooses from a pool of
 1,000: `clean`, or `noisy` with 20 % wrong reference answers that look learnable and 10 % coins to guess. Arms, fixed
 before the first run: the full pool; 100 prompts chosen once: random, random among 0 < p < 1, band, aligned, top,
-greedy; chosen again every 30 steps: random, band, aligned, top, greedy; and staged selection, which since its fourth
+greedy; chosen again every 30 steps: random, band, aligned, top, greedy; and online selection, which since its fourth
 run chooses again after every pass over its picks. Equal batches of 16 prompts x 8 responses, AdamW 1e-4, gradients
-clipped at norm 1. Added after the third run of `staged`, as a bound that nobody reaches: an oracle, which knows right
+clipped at norm 1. Added after the third run of `online`, as a bound that nobody reaches: an oracle, which knows right
 answers and exact probabilities and measures for nothing.
 
 Judged on held-out problems with right answers: the exact probability that a response at temperature 1 is right (one
@@ -15,23 +15,23 @@ a policy, a pool and held-out problems of its own; policies share their phase of
 standard errors over pairs.
 
 Staged selection was tuned on other pairs than those reported, in three rounds; its arm ran four times, the others once.
-Until its third run a stage sampled some prompts of the pool and trained 30 steps on 100 picks of these:
+Until its third run an update sampled some prompts of the pool and trained 30 steps on 100 picks of these:
 
-    run  a stage                                     equal steps               equal compute             cost
+    run  an update                                     equal steps               equal compute             cost
                                                      clean        noisy        clean        noisy
     1    groups of 8, 2 n prompts completed          -0.001 0.003 +0.005 0.006 -0.033       -0.023       45, 49 %
-    2    of 4, 4 n prompts, sketches kept two stages +0.000 0.004 +0.011 0.006 -0.021 0.001 -0.009 0.007 33, 35 %
-    3    of 4, 3 n prompts, this stage's gradients   -0.002 0.003 +0.004 0.008 -0.020 0.001 -0.009 0.006 25, 26 %
-    4    nothing sampled, a pass over picks a stage  +0.003 0.001 +0.013 0.007 -0.001 0.001 +0.007 0.006 5, 5 %
+    2    of 4, 4 n prompts, sketches kept two updates +0.000 0.004 +0.011 0.006 -0.021 0.001 -0.009 0.007 33, 35 %
+    3    of 4, 3 n prompts, this update's gradients   -0.002 0.003 +0.004 0.008 -0.020 0.001 -0.009 0.006 25, 26 %
+    4    nothing sampled, a pass over picks an update  +0.003 0.001 +0.013 0.007 -0.001 0.001 +0.007 0.006 5, 5 %
 
 (difference to the full pool, standard error over pairs; cost: of the training's own tokens). Of what the first two
 rounds tried on that design (about 150 runs on pairs 100 to 103) nothing was better than run 3's by more than its error:
 other scores (share of agreement, powers, ridge regression, less a standard error, means of those that agree, iterated,
-kernels of near neighbours), draws (the best 60, repetition in proportion, by observed p (1 - p)), costs (2 n to 6 n
-prompts, answering 2, 4 or 8 times), stages of 15, 20, 40 and 60 steps, sketches kept, verdicts that age.
+kernels of near neighbors), draws (the best 60, repetition in proportion, by observed p (1 - p)), costs (2 n to 6 n
+prompts, answering 2, 4 or 8 times), updates every 15, 20, 40 and 60 steps, sketches kept, verdicts that age.
 
 The third round asked where that design loses (noisy pool, pairs 100 to 103, 60 steps; differences to the full pool,
-mean +- standard error over runs; changed copies of `learnalign.staged` and of this bench, which are not kept):
+mean +- standard error over runs; changed copies of `learnalign.online` and of this bench, which are not kept):
 
     runs  equal steps       equal compute
     8     +0.015 +- 0.005   -0.000 +- 0.004   run 3's settings; another draw of responses +0.009, -0.007 (0.007)
@@ -40,7 +40,7 @@ mean +- standard error over runs; changed copies of `learnalign.staged` and of t
     8     +0.015 +- 0.004   +0.007 +- 0.003   30 steps on its first picks, then the full pool
     8     +0.016 +- 0.004   +0.007 +- 0.004   15 steps, then the full pool: they had given all they could
     8     +0.008 +- 0.005   -0.002 +- 0.005   the full pool first, picks from step 30 on
-    8     +0.011 +- 0.007   -0.004 +- 0.007   what disagreed in the first stage is not asked again; with 2 n or 1 n
+    8     +0.011 +- 0.007   -0.004 +- 0.007   what disagreed in the first update is not asked again; with 2 n or 1 n
                                               prompts in the second, or first picks carried over, -0.003 to -0.004
     8     +0.005 +- 0.007   -0.001 +- 0.006   measured once, then whatever still has both verdicts, every 6 steps
     8     +0.015 +- 0.003   +0.004 +- 0.004       no more than twice each, then prompts that training has not met
@@ -48,7 +48,7 @@ mean +- standard error over runs; changed copies of `learnalign.staged` and of t
     8     +0.016 +- 0.005   +0.011 +- 0.005       of 2, one right and one wrong; cost 5 % in place of 11 %
 
 What stays unsolved after some visits is more and more often wrong. So picks serve for two or three passes, and prompts
-that training has not met are worth more after that. Success rates foretold from hidden states of neighbours were too
+that training has not met are worth more after that. Success rates foretold from hidden states of neighbors were too
 vague to save much. The last line became the method; its settings, with the package's code (`--tuning`, seeds 0 to 3):
 
     16    +0.013 +- 0.004   +0.008 +- 0.004   visits = 3, memory = 0.8: the defaults, chosen before the fourth run

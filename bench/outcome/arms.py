@@ -1,7 +1,7 @@
 """The arms, and one training run of an arm.
 
 An arm says which prompts a run trains on: the whole pool, or N of it by a strategy, chosen once or again every 30 steps
-from a measurement of the whole pool at that time; or a staged selection, which learns from the training itself. All
+from a measurement of the whole pool at that time; or a online selection, which learns from the training itself. All
 arms of a cell (pair, pool, seed) start from the same weights, and those that choose from a measurement share the first.
 """
 
@@ -23,9 +23,9 @@ from bench.outcome import grpo
 from bench.outcome.measuring import Cost, Integers, Measured, Trained, measure
 from bench.outcome.policies import load_policy
 from bench.outcome.pools import Prompt, make_pool
-from learnalign.config import StageConfig
-from learnalign.staged import StagedSelector
-from learnalign.staged.pairs import Pairs
+from learnalign.config import OnlineConfig
+from learnalign.online import OnlineSelector
+from learnalign.online.pairs import Pairs
 
 
 class Size(NamedTuple):
@@ -39,7 +39,7 @@ class Size(NamedTuple):
     held_out: int = 560
     steps: int = 60
     every: int = 30
-    """Steps between two selections of an arm that selects again; of the staged one, a pass over the picks."""
+    """Steps between two selections of an arm that selects again; of the online one, a pass over the picks."""
     evaluated: int = 10
     """Steps between two evaluations."""
     batch: int = 16
@@ -54,17 +54,17 @@ class Arm(NamedTuple):
     again: bool = False
 
 
-AGAIN = ("random", "band", "aligned", "top", "greedy")
+AGAIN = ("random", "band", "random_positive", "top", "greedy")
 ARMS: dict[str, Arm] = {
-    **{name: Arm(name) for name in ("full", "random", "learnable", "band", "aligned", "top", "greedy")},
+    **{name: Arm(name) for name in ("full", "random", "learnable", "band", "random_positive", "top", "greedy")},
     **{f"{name}, again": Arm(name, again=True) for name in AGAIN},
-    "staged": Arm("staged", again=True),
+    "online": Arm("online", again=True),
     "oracle": Arm("oracle", again=True),
 }
 """The oracle is none that anyone has: a bound, for what knowing the right answers would be worth."""
 UNMEASURED, SAMPLED_ONLY = ("full", "random"), ("learnable", "band")
 """Strategies that measure nothing, and those that need success rates only."""
-STAGED = StageConfig()
+STAGED = OnlineConfig()
 """The package's defaults. What was tried beside them is told in `bench.outcome.__main__`."""
 SECOND_DRAW = 10_000
 """Added to a cell's seed for the draw that overlaps are measured with."""
@@ -127,36 +127,36 @@ class Chooser:
         self.arm, self.cell, self.seed, self.cost = arm, cell, seed, Cost()
         self.pairs = Pairs()
         ids = [str(k) for k in range(len(cell.pool))]
-        self.selector = StagedSelector(ids, cell.size.picks, settings=STAGED, seed=seed)
+        self.selector = OnlineSelector(ids, cell.size.picks, settings=STAGED, seed=seed)
 
-    def choose(self, model: Any, stage: int) -> Integers:
-        """Picks for the policy as it is at this stage, 0 for the first."""
+    def choose(self, model: Any, update: int) -> Integers:
+        """Picks for the policy as it is at this update, 0 for the first."""
         strategy, cell = self.arm.strategy, self.cell
         if strategy == "full":
             return np.arange(len(cell.pool))
-        if strategy == "staged":
+        if strategy == "online":
             picks = self.selector.update(Trained(model, cell.encoded, self.pairs, self.cost))
             self.pairs.clear()
             return np.array([int(k) for k in picks])
-        n, seed = cell.size.picks, self.seed + 1000 * stage
+        n, seed = cell.size.picks, self.seed + 1000 * update
         if strategy == "oracle":
             return _know(cell, model, n, seed)
         if strategy == "random":
             return np.random.default_rng(seed).permutation(len(cell.pool))[:n]
-        found = self._measured(model, stage)
+        found = self._measured(model, update)
         self.cost.sampled += found.cost.sampled
         self.cost.back += 0 if strategy in SAMPLED_ONLY else found.cost.back
         return pick(strategy, found, n, seed)
 
-    def _measured(self, model: Any, stage: int) -> Measured:
-        if stage == 0:
+    def _measured(self, model: Any, update: int) -> Measured:
+        if update == 0:
             return self.cell.first if self.seed == self.cell.seed else self.cell.second
         gradients = self.arm.strategy not in SAMPLED_ONLY
-        return measure(model, self.cell.encoded, self.seed + 1000 * stage, gradients)
+        return measure(model, self.cell.encoded, self.seed + 1000 * update, gradients)
 
     def observe(self, picks: Integers, groups: Sequence[grpo.Group]) -> None:
         """What training itself sampled."""
-        if self.arm.strategy == "staged":
+        if self.arm.strategy == "online":
             ids = [str(k) for k, group in zip(picks, groups, strict=True) for _ in group.rewards]
             self.selector.observe(ids, [reward for group in groups for reward in group.rewards])
             for k, group in zip(picks.tolist(), groups, strict=True):
@@ -173,7 +173,7 @@ def run(name: str, cell: Cell) -> dict[str, Any]:
     curve, chosen, mixed = [_point(0, cell.start_score, training, Cost())], [], []
     batches: Iterator[Integers] = iter(())
     overlap = None
-    every = size.picks // size.batch if arm.strategy == "staged" else size.every  # a pass over the picks
+    every = size.picks // size.batch if arm.strategy == "online" else size.every  # a pass over the picks
     for step in range(size.steps):
         if step == 0 or (arm.again and step % every == 0):
             picks = chooser.choose(model, step // every)

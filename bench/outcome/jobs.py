@@ -19,7 +19,7 @@ from bench.outcome.arms import ARMS, Cell, Size, run
 from bench.outcome.policies import make_policy
 from bench.outcome.pools import POOLS
 from bench.outcome.table import Results
-from learnalign import durable
+from learnalign import files
 
 WORKERS = 2
 Job = tuple[str, int, int]
@@ -55,7 +55,7 @@ def work(folder: Path, results: Path, size: Size, job: Job) -> None:
         start = time.process_time()
         result = run(arm, cell)
         seconds = time.process_time() - start
-        durable.write_text(result_path(results, job, arm), json.dumps({**result, "seconds": round(seconds, 1)}))
+        files.write_text(result_path(results, job, arm), json.dumps({**result, "seconds": round(seconds, 1)}))
         passed = result["curve"][-1]["passed"]
         print(f"pair {pair}, {pool}, seed {seed}: {arm:<15}{passed:.3f}  {seconds:.0f} s", flush=True)
 

@@ -17,7 +17,7 @@ import torch
 
 import learnalign
 from bench.outcome import grpo
-from learnalign.staged.pairs import Pairs
+from learnalign.online.pairs import Pairs
 
 Integers = npt.NDArray[np.int64]
 DIMENSION = 8192
@@ -42,13 +42,13 @@ class Cost:
 
 
 class Trained:
-    """A `Measurer` of staged selection: a policy in training, and what training has sampled of a pool."""
+    """A `Measurer` of online selection: a policy in training, and what training has sampled of a pool."""
 
     def __init__(self, model: Any, pool: Sequence[grpo.Encoded], pairs: Pairs, cost: Cost) -> None:
         self.model, self.pool, self.pairs, self.cost = model, pool, pairs, cost
 
     def sketch(self, prompts: Integers) -> tuple[Integers, npt.NDArray[np.float32]]:
-        """See `learnalign.staged.Measurer`."""
+        """See `learnalign.online.Measurer`."""
         found = self.pairs.of(prompts.tolist())
         groups = [pair.group(self.pool[k].prompt) for k, pair in found.items()]
         return np.array(list(found), np.int64), _sketches(self.model, groups, self.cost)

@@ -20,10 +20,10 @@ COLORS = {
     "random": "tab:gray",
     "learnable": "tab:olive",
     "band": "tab:orange",
-    "aligned": "tab:green",
+    "random_positive": "tab:green",
     "top": "tab:blue",
     "greedy": "tab:purple",
-    "staged": "tab:red",
+    "online": "tab:red",
     "oracle": "tab:pink",
 }
 
@@ -44,7 +44,7 @@ def plot(results: Results, path: Path) -> None:
             style = {
                 "color": COLORS[strategy],
                 "linestyle": "-" if again or strategy == "full" else "--",
-                "linewidth": 2.5 if strategy in ("full", "staged") else 1.2,
+                "linewidth": 2.5 if strategy in ("full", "online") else 1.2,
                 "label": arm,
             }
             steps = [point["step"] for point in runs[0]["curve"]]

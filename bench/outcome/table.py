@@ -140,11 +140,11 @@ def differences(results: Results, pool: str, arm: str, other: str) -> list[list[
 
 
 def staged_over_others(results: Results, pool: str, others: Sequence[str]) -> str:
-    """One line: staged selection over other arms, and how far single runs of it end from the full pool."""
-    means = {other: [float(np.mean(runs)) for runs in differences(results, pool, "staged", other)] for other in others}
+    """One line: online selection over other arms, and how far single runs of it end from the full pool."""
+    means = {other: [float(np.mean(runs)) for runs in differences(results, pool, "online", other)] for other in others}
     over = "; ".join(f"{other} {estimate(pairs).text('+')}" for other, pairs in means.items())
-    single = [value for runs in differences(results, pool, "staged", "full") for value in runs]
-    return f"staged over {over}; single runs over full {min(single):+.3f} to {max(single):+.3f}"
+    single = [value for runs in differences(results, pool, "online", "full") for value in runs]
+    return f"online over {over}; single runs over full {min(single):+.3f} to {max(single):+.3f}"
 
 
 HEADER = (

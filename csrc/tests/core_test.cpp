@@ -14,11 +14,11 @@
 #include <thread>
 #include <vector>
 
-#include "error.hpp"
-#include "fold.hpp"
-#include "score.hpp"
-#include "select.hpp"
-#include "store.hpp"
+#include "common/error.hpp"
+#include "fold/fold.hpp"
+#include "score/score.hpp"
+#include "select/select.hpp"
+#include "store/store.hpp"
 
 using namespace learnalign;
 
@@ -117,7 +117,7 @@ void test_damage_is_set_aside(const std::string& directory, const ShardShape& sh
     flip(index_path(directory), index.blocks[3].record_begin + 40);
     {
         StoreWriter writer = open_writer(directory, shape, Verify::everything);
-        require(writer.committed_rows() == 18 * rows, "two damaged blocks are set aside");
+        require(writer.committed_rows() == 18 * rows, "two damaged blocks are excluded");
         append(writer, 3);
         append(writer, 7);
         writer.close(no_poll);
@@ -197,7 +197,7 @@ void test_interrupt() {
 }
 
 void test_greedy() {
-    constexpr int64_t candidates = 300, neighbours = 12;
+    constexpr int64_t candidates = 300, neighbors = 12;
     std::mt19937 engine(9);
     std::vector<int64_t> indptr(candidates + 1), indices;
     std::vector<float> weights;
@@ -205,8 +205,8 @@ void test_greedy() {
         std::vector<int64_t> points(candidates);
         std::iota(points.begin(), points.end(), 0);
         std::shuffle(points.begin(), points.end(), engine);
-        indices.insert(indices.end(), points.begin(), points.begin() + neighbours);
-        for (int64_t k = 0; k < neighbours; ++k)
+        indices.insert(indices.end(), points.begin(), points.begin() + neighbors);
+        for (int64_t k = 0; k < neighbors; ++k)
             weights.push_back(static_cast<float>(engine() % 1000) / 1000);
         indptr[j + 1] = static_cast<int64_t>(indices.size());
     }

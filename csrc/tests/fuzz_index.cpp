@@ -9,9 +9,9 @@
 #include <cstring>
 #include <string>
 
-#include "crc32c.hpp"
-#include "error.hpp"
-#include "store.hpp"
+#include "store/crc32c.hpp"
+#include "common/error.hpp"
+#include "store/store.hpp"
 
 using namespace learnalign;
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from learnalign import durable
+from learnalign import files
 from learnalign.demo.arithmetic import distinct
 
 
@@ -26,5 +26,5 @@ def write_pool(path: str | Path, size: int = 1200, seed: int = 0) -> Path:
         }
         for row, problem in enumerate(distinct(size, seed))
     ]
-    durable.write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+    files.write_text(path, "".join(json.dumps(record) + "\n" for record in records))
     return Path(path)

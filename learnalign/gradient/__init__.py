@@ -3,16 +3,16 @@
     groups     a prompt with its responses and rewards; the coefficient of every response token
     packing    how groups are laid out as a batch: the prompt once for several responses, or once for each
     layers     which weight matrices are sketched, under which keys, and what is left out
-    taps       what takes a layer's inputs and output gradients to the fold while a batch runs
+    hooks       what takes a layer's inputs and output gradients to the fold while a batch runs
     probe      a tiny forward pass that finds out what a model honors
     sketcher   `Sketcher`, which puts them together
 
 This package does not load models, sample responses, or write files.
 """
 
+from learnalign.gradient.batching import Costs, batches
 from learnalign.gradient.groups import Group, Weighted, advantages, weighted
 from learnalign.gradient.layers import Coverage, is_linear, layer_keys
-from learnalign.gradient.packing import Costs, batches
 from learnalign.gradient.sketcher import FOLD_VERSION, Sketcher
 
 __all__ = [

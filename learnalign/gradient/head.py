@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learnalign.gradient.packing import Batch
-from learnalign.gradient.passes import hidden_states, response_logits, with_head_products
+from learnalign.gradient.batching import Batch
+from learnalign.gradient.forward import hidden_states, response_logits, with_head_products
 from learnalign.kernels.logprob import LogitShape, log_probabilities
 
 HEAD_BYTES = 1 << 30

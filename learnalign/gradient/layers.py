@@ -6,7 +6,7 @@ transformers 5 gives most of its mixtures. In a model with LoRA adapters `space`
 A and B of the adapters and nothing else; "full" takes the weights of the base model, at the point to which the
 adapters have moved it, under the keys that they have without adapters.
 
-This module does not touch activations or gradients (see `taps`).
+This module does not touch activations or gradients (see `hooks`).
 """
 
 from __future__ import annotations

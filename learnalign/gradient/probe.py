@@ -1,7 +1,7 @@
 """Finds out with forward passes of a dozen tokens what a model honors, instead of believing its name.
 
 Which layers are really called, and through which of them gradients flow; whether expert layers compute what the
-taps make of them; whether a tree attention mask with restarted positions gives the outputs of separate sequences.
+hooks make of them; whether a tree attention mask with restarted positions gives the outputs of separate sequences.
 This module does not change the model.
 """
 
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from learnalign.gradient.batching import Batch, Costs, pack
+from learnalign.gradient.forward import model_dtype, response_logits
 from learnalign.gradient.groups import Weighted
+from learnalign.gradient.hooks import Hooks, Target
 from learnalign.gradient.layers import Layer
-from learnalign.gradient.packing import Batch, Costs, pack
-from learnalign.gradient.passes import model_dtype, response_logits
-from learnalign.gradient.taps import Taps, Target
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 """Of the difference that a wrong computation would make; half precision is allowed `HALF_TOLERANCE`."""
@@ -47,28 +47,28 @@ def sample(model: Any) -> Weighted:
     return Weighted(tokens[:3], responses, zeros, zeros)
 
 
-def examine(model: Any, taps: Taps, share: bool) -> Findings:
+def examine(model: Any, hooks: Hooks, share: bool) -> Findings:
     """Probe the model on `sample`."""
     group = sample(model)
     plain = pack([group], 1, model.get_input_embeddings().weight.device)
     with torch.no_grad():
         truth = response_logits(model, plain)
-    reached, logits = _reached(model, taps, plain)
+    reached, logits = _reached(model, hooks, plain)
     if _differ(logits, truth):  # expert layers of a kind that only looks like the known one
-        taps = replace(taps, layers=[layer for layer in taps.layers if layer.kind != "experts"])
-        reached, _ = _reached(model, taps, plain)
-    layers = [layer for layer in taps.layers if layer.name in reached]
+        hooks = replace(hooks, layers=[layer for layer in hooks.layers if layer.kind != "experts"])
+        reached, _ = _reached(model, hooks, plain)
+    layers = [layer for layer in hooks.layers if layer.name in reached]
     unshared = _static_obstacle(model) if share else "switched off"
     if not unshared:
         unshared = _broken_tree(model, group, truth)
     return Findings(layers, _costs(model, layers, not unshared), unshared)
 
 
-def _reached(model: Any, taps: Taps, batch: Batch) -> tuple[set[str], Tensor]:
-    """Names of the layers whose outputs gradients can flow through, and the tapped model's outputs."""
+def _reached(model: Any, hooks: Hooks, batch: Batch) -> tuple[set[str], Tensor]:
+    """Names of the layers whose outputs gradients can flow through, and the hooked model's outputs."""
     phi = torch.zeros(1, 128, device=batch.input_ids.device)
     target = Target(phi, batch.token_offsets, batch.target_offsets)
-    with torch.enable_grad(), taps.on(target):
+    with torch.enable_grad(), hooks.on(target):
         logits = response_logits(model, batch).detach()
     return target.reached, logits
 

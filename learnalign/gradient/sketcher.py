@@ -6,7 +6,7 @@ without the KL term, which vanishes where the policy is its own reference)
     g = grad (1/G) sum_g A_g (1/|y_g|) sum_t log pi(y_gt | prompt, y_g<t),   A_g = (r_g - mean r) / (std r + eps)
 
 (other weightings and the KL term: see `groups`) and its sketch is phi = fold(g) (see `learnalign.kernels.fold`). The
-weights stay frozen: autograd keeps no layer inputs and makes no weight gradients of its own; taps on every linear
+weights stay frozen: autograd keeps no layer inputs and makes no weight gradients of its own; hooks on every linear
 layer take its inputs in the forward and its output gradients in the backward and fold their product at once. The
 vocabulary head runs in blocks of tokens between forward and backward, so that the logits of a batch never exist (see
 `head`). This module does not load models or write files.
@@ -26,13 +26,13 @@ import torch
 from torch import Tensor, nn
 
 from learnalign.errors import PolicyError
+from learnalign.gradient.batching import Batch, batches, pack
+from learnalign.gradient.forward import hidden_states, model_dtype, recomputing
 from learnalign.gradient.groups import RESPONSES_USED, WEIGHTINGS, Group, Weighted, weighted
 from learnalign.gradient.head import HEAD_BYTES, VocabularyHead, find_head, whole_log_probabilities
+from learnalign.gradient.hooks import Hooks, Target
 from learnalign.gradient.layers import SPACES, Coverage, coverage, find_layers, is_linear, keys_of
-from learnalign.gradient.packing import Batch, batches, pack
-from learnalign.gradient.passes import hidden_states, model_dtype, recomputing
 from learnalign.gradient.probe import examine, sample
-from learnalign.gradient.taps import Taps, Target
 from learnalign.kernels.logprob import KLTerm, head_pass
 
 FOLD_VERSION = 2
@@ -98,9 +98,9 @@ class Sketcher:
         if not is_linear(head) and not is_linear(getattr(head, "base_layer", None)):
             raise PolicyError(f"the policy's output layer must be a torch.nn.Linear, found {type(head).__name__}")
         layers = find_layers(model, space)
-        self.taps = Taps(layers, head, keys_of(layers), seed, rank)
-        found = examine(self.model, self.taps, share_prompts)
-        self.taps = replace(self.taps, layers=found.layers)
+        self.hooks = Hooks(layers, head, keys_of(layers), seed, rank)
+        found = examine(self.model, self.hooks, share_prompts)
+        self.hooks = replace(self.hooks, layers=found.layers)
         self.costs, self.unshared = found.costs, found.unshared
         self.head = self._find_head(self.model)
         self.reference = None if reference is None else self._find_head(self._checked(reference))
@@ -120,7 +120,7 @@ class Sketcher:
     @property
     def coverage(self) -> Coverage:
         """Parameters whose gradient the sketch holds, against all of the space's."""
-        return coverage(self.model, self.taps.layers, self.space)
+        return coverage(self.model, self.hooks.layers, self.space)
 
     def batches(self, groups: Sequence[Group], batch_tokens: int) -> list[list[int]]:
         """Groups of like length together, at most `batch_tokens` padded tokens each, as positions in `groups`."""
@@ -188,7 +188,7 @@ class Sketcher:
             stack.enter_context(torch.enable_grad())
             if self.checkpointing:
                 stack.enter_context(recomputing(self.model))
-            stack.enter_context(self.taps.on(target, head=self.head.shape is None))
+            stack.enter_context(self.hooks.on(target, head=self.head.shape is None))
             if self.head.shape is None:
                 self._backward_from_logits(batch, wide)
             else:
@@ -207,7 +207,7 @@ class Sketcher:
             memory_bytes=HEAD_BYTES,
             shape=self.head.shape,
             kl=self._kl_term(batch),
-            consume=partial(self.taps.fold_head, target, hidden.detach()),
+            consume=partial(self.hooks.fold_head, target, hidden.detach()),
         )
         torch.autograd.backward(hidden, found.hidden_gradient.to(hidden.dtype))
 

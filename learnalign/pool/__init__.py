@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from learnalign.config import PoolConfig
-from learnalign.durable import sha256_file
 from learnalign.errors import PoolError
+from learnalign.files import sha256_file
 from learnalign.pool.columns import (
     ColumnPath,
     Columns,

@@ -28,8 +28,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from learnalign.durable import write_parquet, write_text
 from learnalign.errors import ArrayError, PoolError
+from learnalign.files import write_parquet, write_text
 from learnalign.pool.records import (
     RecordFile,
     json_records,

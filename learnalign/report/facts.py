@@ -28,7 +28,7 @@ STATES = {
     "unsolved": "never solved: no correct response to learn from, score 0",
     "dropped": "solved sometimes, but others promised more: not sampled to the end, and never preferred",
     "skipped": "never sampled",
-    "set aside": "sampled, but without a usable gradient",
+    "excluded": "sampled, but without a usable gradient",
 }
 """Every state of a prompt and its meaning, in the order of the tables."""
 
@@ -43,7 +43,7 @@ class ReportFacts:
     `scores` has one row a prompt of the pool: row (int64); prompt_id, problem, source (string); success_rate
     (float64, NaN where not sampled); learnability, score, alignment (float64); gradient_norm (float64, NaN
     without a gradient); response_tokens (float64, mean over the prompt's responses, or NaN); state (a key of
-    `STATES`); reason (string, empty unless dropped, skipped or set aside); responses (int64, sampled ones).
+    `STATES`); reason (string, empty unless dropped, skipped or excluded); responses (int64, sampled ones).
     """
 
     title: str
@@ -283,11 +283,11 @@ def warnings(found: Findings) -> list[str]:
             "learnable, but with a gradient that points away from the mean."
         )
     lines += _source_warning(found)
-    left_out = found.count("skipped") + found.count("set aside")
+    left_out = found.count("skipped") + found.count("excluded")
     if left_out:
         lines.append(
             f"{plural(left_out, 'prompt')} could not be scored: {found.count('skipped'):,} skipped, "
-            f"{found.count('set aside'):,} set aside. The reasons are listed in the report."
+            f"{found.count('excluded'):,} excluded. The reasons are listed in the report."
         )
     return lines
 

@@ -1,4 +1,4 @@
-"""The page's lists of prompts: the selected ones, and those that were skipped or set aside.
+"""The page's lists of prompts: the selected ones, and those that were skipped or excluded.
 
 The lists and the texts in them are cut at fixed lengths, so that a page stays small; each cut says where the
 rest is.
@@ -52,8 +52,8 @@ def selected_prompts(found: Findings) -> str:
 
 def left_out_prompts(found: Findings) -> str:
     """The prompts that could not be sampled or scored, with the reason of each."""
-    facts, heading = found.facts, "Skipped and set aside"
-    which = np.flatnonzero((found.state == "skipped") | (found.state == "set aside"))
+    facts, heading = found.facts, "Skipped and excluded"
+    which = np.flatnonzero((found.state == "skipped") | (found.state == "excluded"))
     if not len(which):
         return section("left-out", heading, "<p>None: every prompt of the pool was sampled and scored.</p>")
     rows = [
@@ -63,7 +63,7 @@ def left_out_prompts(found: Findings) -> str:
         f'<td class="problem" dir="auto">{_line(facts.text("problem", i), 80)}</td></tr>'
         for i in which[:MAX_LEFT_OUT]
     ]
-    told = f"{found.count('skipped'):,} skipped, {found.count('set aside'):,} set aside."
+    told = f"{found.count('skipped'):,} skipped, {found.count('excluded'):,} excluded."
     if len(which) > MAX_LEFT_OUT:
         told += f" The first {MAX_LEFT_OUT:,} are listed; <code>scores.parquet</code> beside this page has all."
     return section("left-out", heading, f"<p>{told}</p>{table(('Id', 'State', 'Reason', 'Problem'), rows)}")

@@ -10,27 +10,27 @@ from typing import TypedDict
 
 from learnalign.config import VERIFIERS
 from learnalign.errors import RewardError
-from learnalign.rewards.choice import ChoiceJudge
-from learnalign.rewards.code import CodeJudge
-from learnalign.rewards.exact import ExactJudge
-from learnalign.rewards.function import FunctionJudge, is_function, source_digest
-from learnalign.rewards.math import MathJudge
-from learnalign.rewards.verdict import Judge, Prompt, Verdict
+from learnalign.rewards.answers.choice import ChoiceVerifier
+from learnalign.rewards.answers.exact import ExactVerifier
+from learnalign.rewards.answers.math import MathVerifier
+from learnalign.rewards.code.verifier import CodeVerifier
+from learnalign.rewards.function import FunctionVerifier, is_function, source_digest
+from learnalign.rewards.verdict import Prompt, Verdict, Verifier
 
 __all__ = [
     "VERIFIERS",
-    "Judge",
     "Limits",
     "Prompt",
     "Verdict",
+    "Verifier",
     "is_function",
-    "make_judge",
+    "make_verifier",
     "needs_rows",
     "source_digest",
 ]
 
 
-def make_judge(
+def make_verifier(
     verifier: str,
     *,
     workers: int,
@@ -39,27 +39,27 @@ def make_judge(
     threshold: float = 1.0,
     sandbox_url: str = "",
     weak_sandbox: bool = False,
-) -> Judge:
+) -> Verifier:
     """The judge called `verifier`, or one that calls a function named `file.py:function`.
 
     `workers` bounds its processes, `timeout_seconds` the time of one judgment, `memory_mb` the address space of
     one process in MiB. A response is correct by a function's reward from `threshold` on. For the last two see
-    `CodeJudge`. Raises `RewardError` for an unknown name.
+    `CodeVerifier`. Raises `RewardError` for an unknown name.
     """
     limits: _Limits = {"workers": workers, "timeout_seconds": timeout_seconds, "memory_mb": memory_mb}
     if is_function(verifier):
-        return FunctionJudge(verifier, **limits, threshold=threshold)
+        return FunctionVerifier(verifier, **limits, threshold=threshold)
     match verifier:
         case "math":
-            return MathJudge(**limits)
+            return MathVerifier(**limits)
         case "exact":
-            return ExactJudge()
+            return ExactVerifier()
         case "choice":
-            return ChoiceJudge()
+            return ChoiceVerifier()
         case "imported":
             raise RewardError("the verifier imported judges nothing: it stands for rewards read by learnalign import")
         case "code":
-            return CodeJudge(**limits, sandbox_url=sandbox_url, weak_sandbox=weak_sandbox)
+            return CodeVerifier(**limits, sandbox_url=sandbox_url, weak_sandbox=weak_sandbox)
     raise RewardError(f"unknown verifier {verifier!r}; known: {', '.join(VERIFIERS)}, and file.py:function")
 
 

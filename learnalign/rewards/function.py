@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from learnalign.config import FUNCTION
-from learnalign.durable import sha256_file
 from learnalign.errors import RewardError
-from learnalign.rewards.verdict import Judge, Prompt, Verdict, check_lengths
+from learnalign.files import sha256_file
+from learnalign.rewards.verdict import Prompt, Verdict, Verifier, check_lengths
 from learnalign.rewards.workers import START_SECONDS, Outcome, Task, WorkerPool
 
 
@@ -41,8 +41,8 @@ def source_digest(verifier: str) -> str:
     return sha256_file(_file(verifier))
 
 
-class FunctionJudge(Judge):
-    """Judge with a function of the user's. Not for use from several threads at once.
+class FunctionVerifier(Verifier):
+    """Verifier with a function of the user's. Not for use from several threads at once.
 
     A call may take `timeout_seconds` for each of its responses, in a process of `memory_mb` MiB of address space.
     """
@@ -62,7 +62,7 @@ class FunctionJudge(Judge):
     def judge(
         self, responses: Sequence[str], answers: Sequence[str], prompts: Sequence[Prompt] | None = None
     ) -> list[Verdict]:
-        """See `Judge.judge`. Raises `RewardError` for what the function raises or returns amiss."""
+        """See `Verifier.judge`. Raises `RewardError` for what the function raises or returns amiss."""
         if prompts is None:
             prompts = [Prompt(id=f"at position {position}") for position in range(len(responses))]
         check_lengths(responses, answers, prompts)

@@ -44,14 +44,14 @@ class Prompt(NamedTuple):
     """The pool's own row, every column unchanged."""
 
 
-class Judge(ABC):
+class Verifier(ABC):
     """A verifier that is ready to judge. Close it, or use it as a context manager."""
 
     @abstractmethod
     def judge(
         self, responses: Sequence[str], answers: Sequence[str], prompts: Sequence[Prompt] | None = None
     ) -> list[Verdict]:
-        """Judge `responses[i]` against the gold answer `answers[i]`; verdicts come in input order.
+        """Verifier `responses[i]` against the gold answer `answers[i]`; verdicts come in input order.
 
         Raises `RewardError` when the lengths differ, a gold answer is unfit, or workers cannot be run.
         """

@@ -25,9 +25,9 @@ def open_engine(config: Config, renderer: Renderer, longest: int) -> Engine:
 
         return VllmEngine(config, renderer, longest)
     if config.rollout.engine == "server":
-        from learnalign.rollout.server import ServerEngine
+        from learnalign.rollout.openai import ServerEngine
 
         return ServerEngine(config, renderer)
-    from learnalign.rollout.local import LocalEngine
+    from learnalign.rollout.transformers import LocalEngine
 
     return LocalEngine(load_policy(config.policy), config.rollout)

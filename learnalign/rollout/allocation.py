@@ -18,14 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from learnalign.config import RolloutConfig
+from learnalign.scoring.learnability import expected_learnability, prior_mean
 
 Counts = npt.NDArray[np.int64]
 
 SCREEN_FIRST = 2
 """With two first and G = 8 a prompt costs 2 + 12 p (1 - p) responses on average, with three 3 + 15 p (1 - p)."""
 HALVING_ROUNDS = 4
-PRIOR_STRENGTH = 1.0
-"""a + b of the Beta prior: as much as one response, so that two equal verdicts already outweigh it."""
 
 
 class Round(NamedTuple):
@@ -59,28 +58,6 @@ def next_round(config: RolloutConfig, keep: int, number: int, sampled: Counts, c
     return Round(differ, np.where(differ, config.responses - sampled, 0))
 
 
-def learnability(sampled: Counts, correct: Counts) -> npt.NDArray[np.float64]:
-    """p (1 - p) of every prompt from s correct of G responses: s (G - s) / (G (G - 1)); NaN where G < 2.
-
-    For a G that was fixed beforehand this is without bias, while (s / G)(1 - s / G) is too small by (1 - 1 / G),
-    which favors prompts of larger G.
-    """
-    pairs = sampled * (sampled - 1.0)
-    value: npt.NDArray[np.float64] = np.divide(
-        correct * (sampled - correct), pairs, out=np.full(len(sampled), np.nan), where=pairs > 0
-    )
-    return value
-
-
-def promise(sampled: Counts, correct: Counts) -> npt.NDArray[np.float64]:
-    """E[p (1 - p)] of every prompt under the Beta posterior; the prior's mean is the pool's mean success rate."""
-    mean = float(np.mean(correct / np.maximum(sampled, 1)))
-    a = PRIOR_STRENGTH * mean + correct
-    b = PRIOR_STRENGTH * (1 - mean) + sampled - correct
-    expected: npt.NDArray[np.float64] = a * b / ((a + b) * (a + b + 1))
-    return expected
-
-
 def _halve(config: RolloutConfig, keep: int, number: int, sampled: Counts, correct: Counts) -> Round:
     """The budget that is left, in equal shares a round, for fewer and fewer prompts."""
     size, left = len(sampled), int(config.budget * len(sampled)) - int(sampled.sum())
@@ -91,7 +68,9 @@ def _halve(config: RolloutConfig, keep: int, number: int, sampled: Counts, corre
     keep = min(keep, size)
     count = max(keep, round(size * (keep / size) ** (number / (HALVING_ROUNDS - 1))))
     each = max(1, share // count)
-    order = np.argsort(-promise(sampled, correct), kind="stable")  # of equals the lower row
+    order = np.argsort(
+        -expected_learnability(sampled, correct, prior_mean(sampled, correct)), kind="stable"
+    )  # of equals the lower row
     kept = np.zeros(size, np.bool_)
     kept[order[: min(count, left // each)]] = True
     return Round(kept, np.where(kept, np.clip(config.responses - sampled, 0, each), 0))

@@ -1,9 +1,9 @@
 """Which prompts to train on: strategies that pick n rows given their scores, sketches and success rates.
 
     strategies   one function each, and the table `STRATEGIES`
-    greedy       facility location over a graph of neighbours
-    limits       quotas a group, and near-duplicates
-    target       scores against a target set instead of the pool
+    greedy       facility location over a graph of neighbors
+    constraints  quotas a group, and near-duplicates
+    neighbors    the most similar rows of every row
     history      success rates of an earlier training run
     core         the two rankings in C++: `top`, `facility_location`
     prompts      what a strategy is given and returns
@@ -20,26 +20,24 @@ import numpy as np
 import numpy.typing as npt
 
 from learnalign.errors import ArrayError
-from learnalign.rows import Rows
-from learnalign.scoring import learnability_of, score, score_shards, sketch_array
+from learnalign.scoring import learnability_of, mean_direction, score, score_against, score_shards, sketch_array
+from learnalign.scoring.arrays import target_array
+from learnalign.scoring.rows import Rows
+from learnalign.selection.constraints import Constraints, constraints_of
 from learnalign.selection.core import count_of, facility_location, top
-from learnalign.selection.limits import Limits, limits_of
 from learnalign.selection.prompts import Doubles, Picks, Prompts, Search
 from learnalign.selection.strategies import STRATEGIES
-from learnalign.selection.target import mean_direction, score_against
 
 __all__ = [
     "STRATEGIES",
-    "Limits",
+    "Constraints",
     "Picks",
     "Prompts",
     "Search",
     "Selection",
+    "constraints_of",
     "facility_location",
-    "limits_of",
-    "mean_direction",
     "pick",
-    "score_against",
     "select",
     "top",
 ]
@@ -49,16 +47,16 @@ class Selection(NamedTuple):
     """The rows picked, best first, and the scores of all rows."""
 
     indices: npt.NDArray[np.int64]
-    """[n] row numbers in the order of picking; fewer where the limits leave no more."""
+    """[n] row numbers in the order of picking; fewer where the constraints leave no more."""
     gains: npt.NDArray[np.float64]
     """[n] the value that the strategy ranks by (`top`: the score); of `greedy` what each pick added to its
     objective; of random picks 0."""
     scores: npt.NDArray[np.float64]
     """[N] score of every row."""
     notes: tuple[str, ...]
-    """Sentences to read before training: too few learnable rows, limits that left too few."""
+    """Sentences to read before training: too few learnable rows, constraints that left too few."""
     facts: dict[str, Any]
-    """How it was done: the neighbour search and its measured recall, the objective reached."""
+    """How it was done: the neighbor search and its measured recall, the objective reached."""
 
 
 def select(
@@ -91,29 +89,27 @@ def select(
         group: [N] source or category of every row, and
         quota: the most picks of each.
         duplicate_cosine: no two picks with gradients of this cosine or a larger one.
-        seed: of `random`, `aligned` and the neighbour search.
-        search: what the neighbours of `greedy` may cost.
+        seed: of `random`, `random_positive` and the neighbor search.
+        search: what the neighbors of `greedy` may cost.
 
     Raises:
         ArrayError: arrays that cannot be scored, an n outside 1..N, an unknown strategy, or one that lacks its input.
         MissingPackageError: `greedy` on a CPU without FAISS.
     """
-    array = _stored(phi)
+    array = sketch_array(phi)
     count = count_of(n, len(array))
     learnability = learnability_of(success_rate, len(array))
     rows = Rows([array])
     if target is not None:
-        mean = mean_direction(Rows([_stored(target)]))
+        mean = mean_direction([target_array(target, rows.dimension)])
 
     def score_of(values: Doubles) -> Doubles:
         if target is not None:
-            return score_against(rows, values, mean).score
+            return score_against([array], values, mean).score
         return score_shards([array], values, pool_size=len(array)).score
 
-    # `score` also refuses a row of zeros that claims to be learnable; int8 rows come from a store, which may hold one.
-    plain = target is None and array.dtype != np.int8
     prompts = Prompts(
-        score=score(array, success_rate) if plain else score_of(learnability),
+        score=score(array, success_rate, target=target),
         success_rate=np.asarray(success_rate, np.float64),
         learnability=learnability,
         rows=rows,
@@ -124,15 +120,15 @@ def select(
         seed=seed,
         search=search or Search(),
     )
-    picks = pick(prompts, count, strategy, limits_of(group, quota, duplicate_cosine, len(array)))
+    picks = pick(prompts, count, strategy, constraints_of(group, quota, duplicate_cosine, len(array)))
     return Selection(picks.indices, picks.gains, prompts.score, tuple(picks.notes), picks.facts)
 
 
-def pick(prompts: Prompts, n: int, strategy: str, limits: Limits) -> Picks:
+def pick(prompts: Prompts, n: int, strategy: str, constraints: Constraints) -> Picks:
     """The picks of a strategy, with notes on what fell short. Raises `ArrayError` for an unknown strategy."""
     if strategy not in STRATEGIES:
         raise ArrayError(f"unknown strategy {strategy!r}: expected one of {', '.join(STRATEGIES)}")
-    picks = STRATEGIES[strategy].pick(prompts, n, limits)
+    picks = STRATEGIES[strategy].pick(prompts, n, constraints)
     learnable = int(np.count_nonzero(prompts.learnability > 0))
     if learnable < n:
         picks.notes.append(
@@ -140,15 +136,10 @@ def pick(prompts: Prompts, n: int, strategy: str, limits: Limits) -> Picks:
             "the rest of the selection teaches this policy nothing"
         )
     if len(picks.indices) < n:
-        picks.notes.append(f"the limits leave {len(picks.indices):,} of {n:,}: raise the quota or duplicate_cosine")
+        picks.notes.append(
+            f"the constraints leave {len(picks.indices):,} of {n:,}: raise the quota or duplicate_cosine"
+        )
     return picks
-
-
-def _stored(phi: Any) -> npt.NDArray[Any]:
-    """A [N, d] array of sketches, int8 included."""
-    if isinstance(phi, np.ndarray) and phi.dtype == np.int8 and phi.ndim == 2:
-        return np.require(phi, requirements=["C", "A"])
-    return sketch_array(phi)
 
 
 def _one_each(history: Sequence[Sequence[float]] | None, rows: int) -> Sequence[Sequence[float]] | None:

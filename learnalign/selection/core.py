@@ -1,6 +1,6 @@
 """The two rankings of the C++ core, with their arguments checked: the best by score, and greedy facility location.
 
-They know nothing of prompts, sketches or neighbours: `strategies` and `greedy` build on them.
+They know nothing of prompts, sketches or neighbors: `strategies` and `greedy` build on them.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Facility location over the candidates C, F(S) = sum_{i in C} max(0, max_{j in S} S_ij), with S_ij = z_i . z_j and
 z = V phi / |phi|.
 Only prompts with score > 0 are candidates: similarities clipped at zero would also cover clusters that point away
-from the pool (wrong answers, noise). This module does not search neighbours and does not score.
+from the pool (wrong answers, noise). This module does not search neighbors and does not score.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from learnalign.neighbours import Neighbours, nearest
-from learnalign.rows import Floats, Integers
+from learnalign.scoring.rows import Floats, Integers
+from learnalign.selection.constraints import Admission, Constraints
 from learnalign.selection.core import facility_location, top
-from learnalign.selection.limits import Admission, Limits
+from learnalign.selection.neighbors import Neighbors, nearest
 from learnalign.selection.prompts import Doubles, Picks, Prompts
 
 CHEAP_CANDIDATES = 20_000
@@ -45,8 +45,8 @@ class Graph(NamedTuple):
         return Graph(np.concatenate([[0], np.cumsum(counts)]), self.indices[mask], self.weights[mask])
 
 
-def greedy(prompts: Prompts, n: int, limits: Limits) -> Picks:
-    """n picks by lazy greedy facility location over a neighbour graph of the best-scored candidates.
+def greedy(prompts: Prompts, n: int, constraints: Constraints) -> Picks:
+    """n picks by lazy greedy facility location over a neighbor graph of the best-scored candidates.
 
     What the approximations can cost, with P the prompts of score > 0, T any n of them, C the candidates, S the picks:
 
@@ -56,9 +56,9 @@ def greedy(prompts: Prompts, n: int, limits: Limits) -> Picks:
       a point that was pruned is worth Vmax V_i at most, and a pick that was pruned, of score below tau, covers no more
       than M tau + nu_j. Nothing is lost where C = P: up to 20,000 prompts, if that is no more than 256 a pick.
     - A graph of the k nearest candidates of every point. With s_i the similarity of its k-th,
-      F_C(T) <= F_graph(T) + sum_i max(0, s_i), since a pick that is no neighbour of i represents it by s_i at most.
+      F_C(T) <= F_graph(T) + sum_i max(0, s_i), since a pick that is no neighbor of i represents it by s_i at most.
       (Where all were found; the measured recall says how far that is so.)
-    - Greedy. F_graph(S) >= (1 - 1/e) max F_graph (Nemhauser, Wolsey, Fisher 1978), without limits.
+    - Greedy. F_graph(S) >= (1 - 1/e) max F_graph (Nemhauser, Wolsey, Fisher 1978), without constraints.
 
     Where candidates run out, the rest is filled in the order of `top`, with gain 0.
     """
@@ -66,12 +66,12 @@ def greedy(prompts: Prompts, n: int, limits: Limits) -> Picks:
     positive = order[(prompts.score[order] > 0) & (prompts.row_of[order] >= 0)]
     most = max(prompts.search.candidates_per_pick * n, min(CHEAP_CANDIDATES, MOST_PER_PICK * n))
     candidates = np.sort(positive[:most])
-    admission = Admission(prompts, limits, n)
+    admission = Admission(prompts, constraints, n)
     chosen, gains = candidates[:0], np.zeros(0)
     facts: dict[str, Any] = {"learnable_above_zero": len(positive), "candidates": len(candidates)}
     notes = []
     if len(candidates):
-        graph, facts["neighbours"] = _graph(prompts, candidates, n)
+        graph, facts["neighbors"] = _graph(prompts, candidates, n)
         chosen, gains = _picks(graph, candidates, admission)
     if len(chosen) < n:
         rest = admission.take(order[~np.isin(order, candidates)])
@@ -100,7 +100,7 @@ def _graph(prompts: Prompts, candidates: Integers, n: int) -> tuple[Graph, dict[
     return _transposed(found, values), found.facts
 
 
-def _transposed(found: Neighbours, values: Doubles) -> Graph:
+def _transposed(found: Neighbors, values: Doubles) -> Graph:
     """From every point's nearest candidates to every candidate's points; each covers itself with S_ii = V_i^2."""
     m, k = found.positions.shape
     own = np.arange(m)
@@ -112,7 +112,7 @@ def _transposed(found: Neighbours, values: Doubles) -> Graph:
 
 
 def _picks(graph: Graph, candidates: Integers, admission: Admission) -> tuple[Integers, Doubles]:
-    """Greedy under limits: up to the first pick that is refused; then on without it, from what is covered by then.
+    """Greedy under constraints: up to the first pick that is refused; then on without it, from what is covered by then.
 
     What is left to gain given S is facility location again, with weights max(0, w - covered).
     """

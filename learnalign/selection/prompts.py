@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from learnalign.rows import Integers, Rows
+from learnalign.scoring.rows import Integers, Rows
 
 Doubles = npt.NDArray[np.float64]
 Advance = Callable[[int], None]
@@ -24,7 +24,7 @@ def unseen(total: int) -> Iterator[Advance]:
 
 @dataclass(frozen=True)
 class Search:
-    """What looking for neighbours may cost."""
+    """What looking for neighbors may cost."""
 
     candidates_per_pick: int = 20
     seconds: float = 120.0
@@ -64,7 +64,7 @@ class Picks(NamedTuple):
     """The prompts that a strategy picks."""
 
     indices: Integers
-    """[<= n] in the order of picking; fewer than n where the limits leave no more."""
+    """[<= n] in the order of picking; fewer than n where the constraints leave no more."""
     gains: Doubles
     """As many: the value that the strategy ranks by; of `greedy` what each added to F; of random picks 0."""
     notes: list[str]

@@ -1,6 +1,6 @@
 """The strategies: one function each, and the one table that lists them.
 
-Every function takes (prompts, n, limits) and returns `Picks`; ties go to the lower row, and chance comes from the
+Every function takes (prompts, n, constraints) and returns `Picks`; ties go to the lower row, and chance comes from the
 prompts' seed alone. This module neither scores nor reads files.
 """
 
@@ -12,68 +12,68 @@ from typing import NamedTuple
 import numpy as np
 
 from learnalign.errors import ArrayError
-from learnalign.rows import Integers
+from learnalign.scoring.rows import Integers
 from learnalign.selection import core
+from learnalign.selection.constraints import Admission, Constraints
 from learnalign.selection.greedy import greedy
 from learnalign.selection.history import impact, spread
-from learnalign.selection.limits import Admission, Limits
 from learnalign.selection.prompts import Doubles, Picks, Prompts
 
 
-def top(prompts: Prompts, n: int, limits: Limits) -> Picks:
+def top(prompts: Prompts, n: int, constraints: Constraints) -> Picks:
     """The highest scores, learnable prompts first (LearnAlign)."""
-    return _first(prompts, n, limits, core.top(prompts.score, prompts.learnability, len(prompts)), prompts.score)
+    return _first(prompts, n, constraints, core.top(prompts.score, prompts.learnability, len(prompts)), prompts.score)
 
 
-def aligned(prompts: Prompts, n: int, limits: Limits) -> Picks:
+def random_positive(prompts: Prompts, n: int, constraints: Constraints) -> Picks:
     """Random prompts of score > 0; where there are fewer than n, then the rest in the order of `top`."""
     best = core.top(prompts.score, prompts.learnability, len(prompts))
     positive = np.flatnonzero(prompts.score > 0)
     order = np.concatenate([_generator(prompts).permutation(positive), best[~(prompts.score[best] > 0)]])
-    picks = _first(prompts, n, limits, order, np.zeros(len(prompts)))
+    picks = _first(prompts, n, constraints, order, np.zeros(len(prompts)))
     others = int(np.count_nonzero(prompts.score[picks.indices] <= 0))
     if others:
         picks.notes.append(f"only {len(positive):,} prompts have a score > 0: the other {others:,} are the best left")
     return picks
 
 
-def random(prompts: Prompts, n: int, limits: Limits) -> Picks:
+def random(prompts: Prompts, n: int, constraints: Constraints) -> Picks:
     """Any prompts, learnable or not."""
-    return _first(prompts, n, limits, _generator(prompts).permutation(len(prompts)), np.zeros(len(prompts)))
+    return _first(prompts, n, constraints, _generator(prompts).permutation(len(prompts)), np.zeros(len(prompts)))
 
 
-def band(prompts: Prompts, n: int, limits: Limits) -> Picks:
+def band(prompts: Prompts, n: int, constraints: Constraints) -> Picks:
     """Success rates nearest 1/2, which is the order of p (1 - p)."""
-    return _first(prompts, n, limits, _descending(prompts.learnability), prompts.learnability)
+    return _first(prompts, n, constraints, _descending(prompts.learnability), prompts.learnability)
 
 
-def alignment(prompts: Prompts, n: int, limits: Limits) -> Picks:
+def alignment(prompts: Prompts, n: int, constraints: Constraints) -> Picks:
     """The score with V = 1 for every learnable prompt: direction only."""
     value = prompts.score_of((prompts.learnability > 0).astype(np.float64))
-    return _first(prompts, n, limits, core.top(value, prompts.learnability, len(prompts)), value)
+    return _first(prompts, n, constraints, core.top(value, prompts.learnability, len(prompts)), value)
 
 
-def length(prompts: Prompts, n: int, limits: Limits) -> Picks:
+def length(prompts: Prompts, n: int, constraints: Constraints) -> Picks:
     """The longest responses."""
     if prompts.response_length is None:
         raise ArrayError("the strategy length needs response_length, the mean tokens of a response of every prompt")
-    return _first(prompts, n, limits, _descending(prompts.response_length), prompts.response_length)
+    return _first(prompts, n, constraints, _descending(prompts.response_length), prompts.response_length)
 
 
-def history(prompts: Prompts, n: int, limits: Limits) -> Picks:
+def history(prompts: Prompts, n: int, constraints: Constraints) -> Picks:
     """The success rates that varied most over an earlier training run (1-shot RLVR)."""
-    return _by_history(prompts, n, limits, spread)
+    return _by_history(prompts, n, constraints, spread)
 
 
-def limr(prompts: Prompts, n: int, limits: Limits) -> Picks:
+def limr(prompts: Prompts, n: int, constraints: Constraints) -> Picks:
     """The success rates that followed the mean curve of an earlier training run most closely (LIMR)."""
-    return _by_history(prompts, n, limits, impact)
+    return _by_history(prompts, n, constraints, impact)
 
 
 class Strategy(NamedTuple):
     """A row of the table."""
 
-    pick: Callable[[Prompts, int, Limits], Picks]
+    pick: Callable[[Prompts, int, Constraints], Picks]
     what: str
     """What it picks, as the end of a sentence: "prompts were selected: ..."."""
     when: str
@@ -87,7 +87,9 @@ STRATEGIES: dict[str, Strategy] = {
         "those that together cover the prompts of score > 0 best",
         "Where top would take near-copies of one kind.",
     ),
-    "aligned": Strategy(aligned, "random ones of score > 0", "Cheap and diverse; strong when selecting only once."),
+    "random_positive": Strategy(
+        random_positive, "random ones of score > 0", "Cheap and diverse; strong when selecting only once."
+    ),
     "band": Strategy(band, "success rates nearest 1/2 first", "The baseline that needs no gradients."),
     "alignment": Strategy(alignment, "best aligned first, at any learnability", "To see what direction alone does."),
     "random": Strategy(random, "at random, learnable or not", "The baseline of every comparison."),
@@ -105,7 +107,7 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
-def _by_history(prompts: Prompts, n: int, limits: Limits, value_of: Callable[..., Doubles]) -> Picks:
+def _by_history(prompts: Prompts, n: int, constraints: Constraints, value_of: Callable[..., Doubles]) -> Picks:
     """Highest value first, prompts without a history last."""
     if prompts.history is None:
         raise ArrayError("the strategies history and limr need the success rates of an earlier run: select.history")
@@ -113,7 +115,7 @@ def _by_history(prompts: Prompts, n: int, limits: Limits, value_of: Callable[...
     missing = int(np.count_nonzero(np.isnan(value)))
     if missing == len(value):
         raise ArrayError("no prompt of the pool has a history: are its ids those of the file select.history?")
-    picks = _first(prompts, n, limits, _descending(value), value)
+    picks = _first(prompts, n, constraints, _descending(value), value)
     if missing:
         picks.notes.append(f"{missing:,} prompts have no history and rank last")
     return picks
@@ -124,9 +126,9 @@ def _descending(value: Doubles) -> Integers:
     return np.argsort(-value, kind="stable")
 
 
-def _first(prompts: Prompts, n: int, limits: Limits, order: Integers, value: Doubles) -> Picks:
-    """The first n of an order that the limits let in."""
-    chosen = Admission(prompts, limits, n).take(order)
+def _first(prompts: Prompts, n: int, constraints: Constraints, order: Integers, value: Doubles) -> Picks:
+    """The first n of an order that the constraints let in."""
+    chosen = Admission(prompts, constraints, n).take(order)
     return Picks(chosen, value[chosen], [], {})
 
 

@@ -9,7 +9,7 @@ sketches, scores or selections.
     description   what the rows were made with, and the refusal of other stores
     writer        SketchWriter
     reader        SketchReader, Damage
-    repair        damaged rows set aside
+    repair        damaged rows excluded
     lock          one writer a shard
 """
 

@@ -64,7 +64,7 @@ class _OpenShard:
         return self.index_path.with_suffix(".sum")
 
     def runs(self) -> list[tuple[int, int]]:
-        """Ranges [first, end) of rows of the data file that count: all of them, unless some were set aside."""
+        """Ranges [first, end) of rows of the data file that count: all of them, unless some were excluded."""
         ends = [0, *(row for hole in self.core.holes for row in hole), self.core.end_row]
         return [(first, end) for first, end in zip(ends[::2], ends[1::2], strict=True) if end > first]
 
@@ -150,7 +150,7 @@ class SketchReader:
     def shards(self) -> list[npt.NDArray[Any]]:
         """Zero-copy memory-mapped views [rows_k, d] of the stored dtype, in row order.
 
-        One a shard; more where rows of it were set aside and their place was not filled.
+        One a shard; more where rows of it were excluded and their place was not filled.
         """
         return [view for shard in self._shards for view in self._views(shard)]
 

@@ -17,7 +17,7 @@ from learnalign.store.reader import Damage, shard_number
 
 
 def repair(directory: str | Path, damage: Iterable[Damage]) -> None:
-    """Set aside what `SketchReader(directory).check()` named. Its shards are unfinished afterwards.
+    """Excluded what `SketchReader(directory).check()` named. Its shards are unfinished afterwards.
 
     A prompt that two shards hold is not decided upon.
 

@@ -19,11 +19,11 @@ import torch
 
 from bench.engines import LIKE, demo_config, measure, report, serve
 from bench.real import smollm2
-from learnalign import pipeline
 from learnalign.config import Config, PolicyConfig, PoolConfig, RewardConfig, RolloutConfig, SelectConfig, SketchConfig
 from learnalign.policy import Policy, load_policy
 from learnalign.rollout import open_engine
 from learnalign.rollout.engine import Response, Task
+from learnalign.runs import pipeline
 from tests.agreement import SIGNIFICANCE, compare
 
 G, PROMPTS = 16, 12

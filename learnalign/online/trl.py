@@ -1,0 +1,171 @@
+"""Online selection inside TRL's GRPOTrainer: a sampler that draws from today's picks, and a callback that renews them.
+
+    selector = OnlineSelector(dataset["prompt_id"], n=256, directory="online")
+    trainer = GRPOTrainer(model, reward_funcs=right, args=args, train_dataset=dataset)
+    attach(trainer, selector)
+    trainer.train()
+
+Nothing is sampled for it: the trainer's reward function also tells the selector what the policy answered. Gradients are
+of the model where it is. One process only. The trainer's loader is one batch ahead, so a new choice comes into effect a
+step later. This module does not train and does not choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
+from inspect import iscoroutinefunction, isfunction
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Sampler
+from transformers import TrainerCallback
+
+from learnalign.errors import PolicyError
+from learnalign.online.live import LivePolicy
+from learnalign.online.pairs import Pairs
+from learnalign.online.selector import OnlineSelector
+
+
+def attach(
+    trainer: Any,
+    selector: OnlineSelector,
+    *,
+    every: int | None = None,
+    id_column: str = "prompt_id",
+    correct: int = 0,
+    dimension: int = 8192,
+) -> None:
+    """Let a GRPOTrainer train on an online selection of its dataset. Call it before `trainer.train()`.
+
+    selector: over the ids in `id_column` of the dataset, in any order. every: optimizer steps between two updates; by
+    default what one pass over n picks takes. correct: which of the reward functions says by `selector.threshold`
+    whether a response is correct; it must be a plain function. dimension: of the sketches. An epoch is one pass.
+    Raises `PolicyError` for a trainer that this does not fit, in one line.
+    """
+    _check(trainer, selector, every, id_column, correct)
+    row_of = {str(prompt_id): row for row, prompt_id in enumerate(trainer.train_dataset[id_column])}
+    batch = trainer.args.generation_batch_size // trainer.num_generations
+    repeats = trainer.num_iterations * trainer.args.steps_per_generation
+    pairs = Pairs()
+    trainer.reward_funcs[correct] = _observing(trainer.reward_funcs[correct], trainer, selector, pairs, id_column)
+    trainer._get_train_sampler = lambda dataset=None: PicksSampler(
+        selector, row_of, copies=trainer.num_generations, batch=batch, repeats=repeats, seed=trainer.args.seed
+    )
+    a_pass = selector.n // batch * repeats // trainer.args.gradient_accumulation_steps
+    rows = [row_of[prompt_id] for prompt_id in selector.ids]
+    trainer.add_callback(_Updates(trainer, selector, pairs, every or max(a_pass, 1), rows, dimension))
+
+
+class PicksSampler(Sampler[int]):
+    """Rows of the dataset in the order that GRPOTrainer wants: `batch` picks, `copies` times each, all `repeats` times.
+
+    A pass goes through the picks in random order; where the selector picks anew, it goes on with the new ones.
+    row_of: the row of every id.
+    """
+
+    def __init__(
+        self, selector: OnlineSelector, row_of: dict[str, int], *, copies: int, batch: int, repeats: int, seed: int
+    ) -> None:
+        self.selector, self.row_of = selector, row_of
+        self.copies, self.batch, self.repeats = copies, batch, repeats
+        self._rng = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return self.selector.n // self.batch * self.batch * self.copies * self.repeats
+
+    def __iter__(self) -> Iterator[int]:
+        left: list[str] = []
+        update = -1
+        for _ in range(self.selector.n // self.batch):
+            if self.selector.updates != update or len(left) < self.batch:
+                update, picks = self.selector.updates, self.selector.picks
+                left = [picks[k] for k in self._rng.permutation(len(picks))]
+            batch, left = left[: self.batch], left[self.batch :]
+            for _ in range(self.repeats):
+                for prompt_id in batch:
+                    yield from [self.row_of[prompt_id]] * self.copies
+
+
+class _Updates(TrainerCallback):  # type: ignore[misc]
+    """Runs the updates: before the first step, and after every `every`."""
+
+    def __init__(
+        self, trainer: Any, selector: OnlineSelector, pairs: Pairs, every: int, rows: Sequence[int], dimension: int
+    ) -> None:
+        self.trainer, self.selector, self.pairs, self.every, self.dimension = trainer, selector, pairs, every, dimension
+        self.dataset = trainer.train_dataset.select(rows)  # in the order of the selector's pool
+        self.prompts: list[list[int]] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not self.selector.picks:
+            self._update()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step % self.every == 0 and state.global_step < state.max_steps:
+            self._update()
+
+    def _update(self) -> None:
+        trainer = self.trainer
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if not self.prompts:
+            self.prompts = [_encode(trainer, prompt) for prompt in self.dataset["prompt"]]
+        with LivePolicy(
+            model, self.prompts, self.pairs, temperature=trainer.temperature, dimension=self.dimension
+        ) as measurer:
+            self.selector.update(measurer)
+        self.pairs.clear()
+
+
+def _check(trainer: Any, selector: OnlineSelector, every: int | None, id_column: str, correct: int) -> None:
+    """Raise `PolicyError` for the first thing that does not fit."""
+    if trainer.accelerator.num_processes > 1:
+        raise PolicyError("an online selection in TRL runs in one process: for several, use 'learnalign next' between")
+    if every is not None and every < 1:
+        raise PolicyError(f"every must be at least 1 step, found {every}")
+    if id_column not in trainer.train_dataset.column_names:
+        raise PolicyError(f"the training dataset needs a column {id_column!r} with the selector's ids")
+    ids = {str(prompt_id) for prompt_id in trainer.train_dataset[id_column]}
+    missing = next((prompt_id for prompt_id in selector.ids if prompt_id not in ids), None)
+    if missing is not None:
+        raise PolicyError(f"prompt {missing!r} of the selector is not in the training dataset")
+    if not isfunction(trainer.reward_funcs[correct]) or iscoroutinefunction(trainer.reward_funcs[correct]):
+        raise PolicyError(f"reward function {correct} must be a plain function: name the one that says what is correct")
+    batch = trainer.args.generation_batch_size // trainer.num_generations
+    if batch > selector.n:
+        raise PolicyError(f"a generation batch has {batch} prompts and the selector picks {selector.n}: pick more")
+
+
+def _observing(
+    reward: Callable[..., Any], trainer: Any, selector: OnlineSelector, pairs: Pairs, id_column: str
+) -> Callable[..., Any]:
+    """The reward function, whose rewards in training the selector also learns, with the responses that they are for."""
+    place = {prompt_id: k for k, prompt_id in enumerate(selector.ids)}
+
+    @wraps(reward)
+    def observed(**arguments: Any) -> Any:
+        rewards = reward(**arguments)
+        if not trainer.model.training:
+            return rewards
+        ids = [str(prompt_id) for prompt_id in arguments[id_column]]
+        given = [
+            (i, list(tokens), float(r))
+            for i, tokens, r in zip(ids, arguments["completion_ids"], rewards, strict=True)
+            if r is not None
+        ]
+        selector.observe([i for i, _, _ in given], [r for _, _, r in given])
+        for prompt_id, group in groupby(given, lambda one: one[0]):
+            _, responses, values = zip(*group, strict=True)
+            pairs.observe(place[prompt_id], responses, [value >= selector.threshold for value in values])
+        return rewards
+
+    return observed
+
+
+def _encode(trainer: Any, prompt: Any) -> list[int]:
+    tokenizer, options = trainer.processing_class, trainer.chat_template_kwargs
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True, **options)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,92 @@
+"""The worker process of `code`: runs programs one after the other (`worker` says how it is spoken to).
+
+`... SECONDS SERVER weak|strong`. A message is a list of `programs.Program`; the reply `{"how": ...}` of the first that
+fails, or `passed`; `{"failed": sentence}` where programs cannot be run at all. The message "where" is answered with a
+sentence if programs are contained less than they should be, else "". This module does not know responses.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from learnalign.errors import RewardError
+from learnalign.rewards.code import sandbox, sandbox_fusion
+from learnalign.rewards.code.programs import Program, same_output
+from learnalign.rewards.code.sandbox import Ran
+from learnalign.rewards.worker import Answer, CannotServe, serve
+
+WEAK = (
+    "programs ran without namespaces, which this system does not allow: they could read files, write where this user "
+    "can, and reach the network"
+)
+Run = Callable[[str, str], Ran]
+"""Program and standard input to what became of it."""
+
+
+def prepare(arguments: list[str], memory_mb: int) -> Answer:
+    """The function that answers messages. Raises `CannotServe` where programs cannot be contained."""
+    seconds, server, weak = float(arguments[0]), arguments[1], arguments[2] == "weak"
+    note = ""
+    if server:
+        run: Run = partial(sandbox_fusion.run, server, seconds=seconds, memory_mb=memory_mb)
+    elif sys.platform != "linux":
+        raise CannotServe("the sandbox needs Linux; name a Sandbox Fusion server (reward.sandbox_url)")
+    else:
+        run, note = _local(seconds, memory_mb, weak)
+
+    def answer(message: Any) -> object:
+        if message == "where":
+            return note
+        try:
+            return {"how": _test(run, [Program(*program) for program in message])}
+        except RewardError as error:
+            return {"failed": str(error)}
+
+    return answer
+
+
+def _local(seconds: float, memory_mb: int, weak: bool) -> tuple[Run, str]:
+    """How programs run on this machine, and what there is to say of it; tried with an empty one."""
+    strong = partial(sandbox.run, seconds=seconds, memory_mb=memory_mb)
+    try:
+        sandbox.run("", "", seconds=60, memory_mb=memory_mb)
+        return strong, ""
+    except RewardError as error:
+        if not weak:
+            raise CannotServe(str(error)) from error
+    sandbox.adopt_orphans()
+
+    def run(source: str, stdin: str) -> Ran:
+        try:
+            return strong(source, stdin, namespaces=False)
+        finally:
+            sandbox.kill_descendants()
+
+    try:
+        run("", "")
+    except RewardError as error:
+        raise CannotServe(str(error)) from error
+    return run, WEAK
+
+
+def _test(run: Run, programs: list[Program]) -> str:
+    """Run programs until one fails; `passed` if none does."""
+    for program in programs:
+        ran = run(program.source, program.stdin)
+        if ran.ended == "timeout":
+            return "timeout"
+        stdout = ran.stdout.decode(errors="replace")
+        told = not program.whole and program.output in stdout.splitlines()
+        if ran.ended != "exit" or (ran.code and not told):
+            lines = ran.stderr.decode(errors="replace").strip().splitlines()
+            return "wrong" if lines and lines[-1].startswith("AssertionError") else "error"
+        if not (told or (program.whole and same_output(stdout, program.output))):
+            return "wrong"
+    return "passed"
+
+
+if __name__ == "__main__":
+    serve(prepare)

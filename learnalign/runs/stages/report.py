@@ -1,0 +1,50 @@
+"""Stage 7: report.html, what was asked, what was found, and where the time went."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from learnalign import files
+from learnalign.progress import Progress
+from learnalign.report import ReportFacts, render
+from learnalign.runs.directory import RunDir
+from learnalign.runs.stages import Outcome, stages
+
+NAME = "report"
+PRODUCTS = ("report.html",)
+COSTLY = False
+
+
+def inputs(run: RunDir) -> dict[str, Any]:
+    """Scores, selection, and the seconds of the stages before."""
+    seconds = {f"{name}.seconds": stage.get("seconds", 0.0) for name, stage in run.manifest["stages"].items()}
+    seconds.pop("report.seconds", None)
+    return {
+        "scores": run.output("score", "scores.parquet"),
+        "selection": run.output("select", "selection.parquet"),
+        **seconds,
+    }
+
+
+def execute(run: RunDir, progress: Progress) -> Outcome:
+    """Draw and write."""
+    page = render(facts(run))
+    files.write_text(run.path / "report.html", page)
+    return Outcome(1)
+
+
+def facts(run: RunDir) -> ReportFacts:
+    """What the page and the terminal's summary show."""
+    records = run.manifest["stages"]
+    scores = pq.read_table(run.path / "scores.parquet")
+    manifest = {
+        "learnalign": run.manifest["versions"].get("learnalign"),
+        "versions": run.manifest["versions"],
+        "policy": records["rollout"].get("policy", {}),
+        "pool": records["pool"],
+        "stages": {name: records[name] for name in stages(run.config) if name in records and name != NAME},
+    }
+    picks = pq.read_table(run.path / "picks.parquet")["position"].to_numpy()
+    return ReportFacts(run.path.name, run.config, manifest, scores, picks)

@@ -1,0 +1,119 @@
+"""Stage 3: every response is judged against its prompt's answer; one Parquet part a part of rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from learnalign import files
+from learnalign.errors import RewardError
+from learnalign.progress import Progress
+from learnalign.rewards import Verdict
+from learnalign.runs.directory import RunDir
+from learnalign.runs.stages import Outcome
+from learnalign.runs.verifier import IMPORTED, open_verifier, verifier_inputs
+
+NAME = "reward"
+PRODUCTS = ("rewards",)
+COSTLY = False
+
+
+def inputs(run: RunDir) -> dict[str, Any]:
+    """Responses, answers and the verifier."""
+    found: dict[str, Any] = {
+        "pool": run.output("pool", "pool.parquet"),
+        "rollouts": run.output("rollout", "rollouts"),
+        **verifier_inputs(run),
+    }
+    if run.config.reward.verifier == IMPORTED and not run.record("rollout").get("imported"):
+        raise RewardError(f"reward.verifier is imported, but the responses in {run.path} were sampled: name another")
+    return found
+
+
+def execute(run: RunDir, progress: Progress) -> Outcome:
+    """Verifier the parts that are not judged yet."""
+    parts = sorted((run.path / "rollouts").glob("part-*.parquet"))
+    total, notes = _judge_parts(run, parts, progress)
+    return Outcome(total, notes=[*notes, *_notes(run)])
+
+
+def _judge_parts(run: RunDir, parts: Sequence[Path], progress: Progress) -> tuple[int, list[str]]:
+    """Write the verdicts of the parts that have none; all the responses there are, and what the judge has to say."""
+    folder = run.path / "rewards"
+    folder.mkdir(exist_ok=True)
+    counts = [pq.read_metadata(part).num_rows for part in parts]
+    todo = [k for k, part in enumerate(parts) if not (folder / part.name).exists()]
+    total = sum(counts)
+    done = total - sum(counts[k] for k in todo)
+    with _judging(run) as judging, progress.track(NAME, total, "responses", done=done) as advance:
+        for k in todo:
+            rows = pq.read_table(parts[k], columns=judging.columns)
+            verdicts = judging.judge(rows)
+            table = pa.table(
+                {
+                    "prompt_id": rows["prompt_id"],
+                    "response": rows["response"],
+                    "correct": pa.array([v.correct for v in verdicts], pa.bool_()),
+                    "reward": pa.array([v.reward for v in verdicts], pa.float64()),
+                    "how": pa.array([v.how for v in verdicts], pa.string()),
+                }
+            )
+            files.write_parquet(folder / parts[k].name, table)
+            advance(len(verdicts))
+        return total, judging.notes() if todo else []
+
+
+class OpenVerifier(NamedTuple):
+    """How a part of rollouts becomes verdicts."""
+
+    columns: list[str]
+    judge: Callable[[pa.Table], list[Verdict]]
+    notes: Callable[[], list[str]]
+
+
+@contextmanager
+def _judging(run: RunDir) -> Iterator[OpenVerifier]:
+    """Verdicts from the verifier that is configured, or as they were imported."""
+    config = run.config.reward
+    if config.verifier == IMPORTED:
+        columns = ["prompt_id", "response", "reward", "correct"]
+        yield OpenVerifier(columns, lambda rows: _imported(rows, config.threshold), list)
+        return
+    with open_verifier(run) as opened:
+
+        def verdicts(rows: pa.Table) -> list[Verdict]:
+            return opened.verdicts(rows["text"].to_pylist(), rows["prompt_id"].to_pylist())
+
+        yield OpenVerifier(["prompt_id", "response", "text"], verdicts, opened.notes)
+
+
+def _imported(rows: pa.Table, threshold: float) -> list[Verdict]:
+    """Verdicts as they were logged; where only rewards were, correct from `threshold` on."""
+    found = []
+    for reward, correct in zip(rows["reward"].to_pylist(), rows["correct"].to_pylist(), strict=True):
+        known = reward >= threshold if correct is None else correct
+        found.append(Verdict(known, reward, "imported" if known else "wrong"))
+    return found
+
+
+def _notes(run: RunDir) -> list[str]:
+    """Verdicts that a person should know of: verifiers that hung or crashed, functions that gave no reward."""
+    how = pa.concat_tables(
+        pq.read_table(part, columns=["how"]) for part in sorted((run.path / "rewards").glob("part-*.parquet"))
+    )
+    counts = {row["values"]: row["counts"] for row in how["how"].value_counts().to_pylist()}
+    because = {
+        "timeout": "the verifier ended in a timeout",
+        "crash": "the verifier ended in a crash",
+        "no reward": "the reward function gave None",
+    }
+    return [
+        f"{counts[kind]:,} responses judged wrong because {reason}"
+        for kind, reason in because.items()
+        if counts.get(kind)
+    ]

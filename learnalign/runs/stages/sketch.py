@@ -1,0 +1,143 @@
+"""Stage 4: the policy gradient of every learnable prompt, sketched and streamed to the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from learnalign.gradient import FOLD_VERSION, Group, Sketcher
+from learnalign.policy import load_policy, policy_digest
+from learnalign.progress import Progress
+from learnalign.rollout.parts import groups
+from learnalign.runs.directory import RunDir
+from learnalign.runs.stages import Outcome
+from learnalign.store import SketchWriter
+
+NAME = "sketch"
+PRODUCTS = ("sketches",)
+COSTLY = True
+Row = tuple[str, float, Group]
+"""A prompt's id, success rate, and responses with rewards."""
+WINDOW = 512
+"""Prompts among which batches of like length are made; bounds what is in memory."""
+MEANING = ("rank", "weighting", "advantage_std", "responses_used", "space", "kl_beta")
+"""Settings beside those of the random map that decide what a sketch is, and not only how it is computed."""
+
+
+def inputs(run: RunDir) -> dict[str, Any]:
+    """Responses, rewards, policy and the random map."""
+    return {
+        "rollouts": run.output("rollout", "rollouts"),
+        "rewards": run.output("reward", "rewards"),
+        **meaning(run),
+    }
+
+
+def meaning(run: RunDir) -> dict[str, Any]:
+    """What beside the responses decides what a sketch is: the policy and the random map."""
+    config = run.config.sketch
+    return {
+        "policy": policy_digest(run.policy.model),
+        "policy.dtype": run.config.policy.dtype,
+        **({"reference": policy_digest(config.reference)} if config.reference else {}),
+        "rollout.temperature": run.config.rollout.temperature,
+        "sketch.dimension": config.dimension,
+        "sketch.seed": config.seed,
+        "sketch.dtype": config.dtype,
+        **{f"sketch.{name}": getattr(config, name) for name in MEANING},
+        "fold version": FOLD_VERSION,
+    }
+
+
+def execute(run: RunDir, progress: Progress) -> Outcome:
+    """Sketch what is not in the store yet."""
+    return sketch_rows(run, inputs(run), lambda: rows_of(run), progress)
+
+
+def sketch_rows(
+    run: RunDir, identity: Mapping[str, Any], rows: Callable[[], Iterator[Row]], progress: Progress
+) -> Outcome:
+    """Sketch those of the rows that are not in the store yet. A batch is one atomic block of the store.
+
+    rows: gives the same rows at every call. identity: what the store is bound to.
+    """
+    config = run.config.sketch
+    total = sum(1 for _ in rows())
+    own = ("sketch.dimension", "sketch.dtype")  # the store records these itself
+    bound = {name: str(value) for name, value in identity.items() if name not in own}
+    sketcher = _sketcher(run, progress)
+    folder = run.path / "sketches"
+    with SketchWriter(folder, dimension=config.dimension, dtype=config.dtype, identity=bound) as writer:
+        if writer.done:
+            progress.say(f"sketch: {len(writer.done):,} of {total:,} gradients were there")
+        with progress.track(NAME, total, "prompts", done=len(writer.done)) as advance:
+            for batch in _batches(rows(), sketcher, config.batch_tokens):
+                # All or none of a batch is there, unless another sketch.batch_tokens cut the batches elsewhere.
+                todo = [row for row in batch if row[0] not in writer.done]
+                if not todo:
+                    continue
+                ids, success, todo_groups = (list(column) for column in zip(*todo, strict=True))
+                writer.append(ids, np.array(success), _sketch(sketcher, todo_groups))
+                advance(len(ids))
+    coverage = sketcher.coverage
+    facts = {
+        "covered_weights": coverage.covered,
+        "all_weights": coverage.total,
+        "not_covered": coverage.missing,
+        "prompts_shared": not sketcher.unshared,
+        "prompts_unshared_because": sketcher.unshared,
+        "logits_whole_because": sketcher.head.whole,
+    }
+    return Outcome(total, facts=facts)
+
+
+def _sketcher(run: RunDir, progress: Progress) -> Sketcher:
+    config = run.config.sketch
+    return Sketcher(
+        load_policy(run.policy).model,
+        dimension=config.dimension,
+        seed=config.seed,
+        temperature=run.config.rollout.temperature,
+        rank=config.rank or None,
+        weighting=config.weighting,
+        advantage_std=config.advantage_std,
+        responses_used=config.responses_used,
+        space=config.space,
+        kl_beta=config.kl_beta,
+        reference=_reference(run),
+        share_prompts=config.share_prompts,
+        checkpointing=config.checkpointing,
+        say=lambda text: progress.say(f"{NAME}: {text}"),
+    )
+
+
+def _reference(run: RunDir) -> nn.Module | None:
+    """The reference policy of the KL term, loaded like the policy."""
+    name = run.config.sketch.reference
+    return load_policy(replace(run.config.policy, model=name)).model if name else None
+
+
+def _sketch(sketcher: Sketcher, groups: list[Group]) -> np.ndarray:
+    return sketcher.sketch(groups).astype(np.float32, copy=False)
+
+
+def _batches(stream: Iterator[Row], sketcher: Sketcher, batch_tokens: int) -> Iterator[list[Row]]:
+    """Batches of prompts, in an order that depends on rollouts, policy and settings alone."""
+    while window := list(islice(stream, WINDOW)):
+        for batch in sketcher.batches([group for _, _, group in window], batch_tokens):
+            yield [window[i] for i in batch]
+
+
+def rows_of(run: RunDir) -> Iterator[Row]:
+    """Every prompt with 0 < p < 1: its id, success rate, and responses with rewards, in the order of the parts."""
+    columns = (("prompt_id", "prompt_tokens", "tokens"), ("correct", "reward"))
+    for rows in groups((run.path / "rollouts", run.path / "rewards"), columns):
+        success = float(np.mean(rows["correct"].to_numpy()))
+        if 0.0 < success < 1.0:
+            group = Group(rows["prompt_tokens"][0].as_py(), rows["tokens"].to_pylist(), rows["reward"].to_pylist())
+            yield rows["prompt_id"][0].as_py(), success, group

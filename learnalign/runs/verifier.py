@@ -1,0 +1,97 @@
+"""A run's verifier, ready to judge responses to the run's prompts: what its stages share that need verdicts.
+
+A verifier takes gold answers, and some of them whole rows of the pool; this module finds both by prompt id. It does
+not judge (see `rewards`), and writes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+
+from learnalign.pool.rows import row_reader
+from learnalign.rewards import Prompt, Verdict, is_function, make_verifier, needs_rows, source_digest
+from learnalign.runs.directory import RunDir
+
+IMPORTED = "imported"
+"""The verifier that judges nothing: rewards stand in the rollouts already."""
+
+
+class OpenVerifier(NamedTuple):
+    """An open verifier."""
+
+    verdicts: Callable[[Sequence[str], Sequence[str]], list[Verdict]]
+    """Of responses as text, given the ids of their prompts."""
+    notes: Callable[[], list[str]]
+    """What a person should know of how the verifier works here."""
+
+
+def verifier_inputs(run: RunDir) -> dict[str, Any]:
+    """The named values beside the pool that determine verdicts: inputs of every stage that needs them."""
+    config = run.config.reward
+    found: dict[str, Any] = {
+        "reward.verifier": config.verifier,
+        "reward.timeout_seconds": config.timeout_seconds,
+        "reward.memory_mb": config.memory_mb,
+    }
+    if config.verifier == "code":
+        found["reward.sandbox_url"] = config.sandbox_url
+    if needs_rows(config.verifier):
+        found["pool file"] = run.record("pool")["inputs"]["pool file"]
+    if is_function(config.verifier):
+        found["reward function"] = source_digest(config.verifier)
+    if is_function(config.verifier) or config.verifier == IMPORTED:
+        found["reward.threshold"] = config.threshold
+    return found
+
+
+@contextmanager
+def open_verifier(run: RunDir) -> Iterator[OpenVerifier]:
+    """The verifier that is configured; leaving ends its processes. Raises `RewardError` or `PoolError`."""
+    config = run.config.reward
+    answers, prompts = _pool(run)
+    with make_verifier(
+        config.verifier,
+        workers=config.workers,
+        timeout_seconds=config.timeout_seconds,
+        memory_mb=config.memory_mb,
+        threshold=config.threshold,
+        sandbox_url=config.sandbox_url,
+        weak_sandbox=config.weak_sandbox,
+    ) as judge:
+
+        def verdicts(texts: Sequence[str], ids: Sequence[str]) -> list[Verdict]:
+            return judge.judge(texts, [answers[i] for i in ids], prompts(ids) if prompts else None)
+
+        yield OpenVerifier(verdicts, judge.notes)
+
+
+def _pool(run: RunDir) -> tuple[dict[str, str], Callable[[Sequence[str]], list[Prompt]] | None]:
+    """Answers by prompt id, and for verifiers that look at it the whole prompt by prompt id."""
+    needed = needs_rows(run.config.reward.verifier)
+    columns = ["prompt_id", "answer", *(["row", "problem", "messages", "source"] if needed else [])]
+    pool = pq.read_table(run.path / "pool.parquet", columns=columns)
+    ids = pool["prompt_id"].to_pylist()
+    answers = dict(zip(ids, pool["answer"].to_pylist(), strict=True))
+    if not needed:
+        return answers, None
+    position = {prompt_id: k for k, prompt_id in enumerate(ids)}
+    rows_of = row_reader(run.config.pool.path)
+
+    def prompts(wanted: Sequence[str]) -> list[Prompt]:
+        distinct = list(dict.fromkeys(wanted))
+        some = pool.take([position[prompt_id] for prompt_id in distinct]).to_pylist()
+        own = rows_of([prompt["row"] for prompt in some])
+        made = {
+            p["prompt_id"]: Prompt(
+                p["prompt_id"], p["problem"], json.loads(p["messages"]) if p["messages"] else None, p["source"], row
+            )
+            for p, row in zip(some, own, strict=True)
+        }
+        return [made[prompt_id] for prompt_id in wanted]
+
+    return answers, prompts

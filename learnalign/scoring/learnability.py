@@ -1,0 +1,69 @@
+"""Learnability V = p (1 - p): from a success rate, from counts, and as what is expected of a prompt known little of.
+
+This module knows no gradients.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from learnalign.scoring.arrays import as_numpy, column, refuse_rows
+
+Doubles = npt.NDArray[np.float64]
+
+PRIOR_STRENGTH = 1.0
+"""a + b of the Beta prior: as much as one response, so that two equal verdicts already outweigh it."""
+
+
+def learnability_of(success_rate: Any, rows: int) -> npt.NDArray[np.float64]:
+    """V = p (1 - p), float64 [rows].
+
+    Raises:
+        ArrayError: another shape, not real numbers, or a p outside [0, 1]; the message names the first rows.
+    """
+    p = column(as_numpy(success_rate, "success_rate"), "success_rate", rows)
+    refuse_rows(~((p >= 0.0) & (p <= 1.0)), p, "success_rate must lie in [0, 1]")
+    learnability: npt.NDArray[np.float64] = p * (1.0 - p)
+    return learnability
+
+
+def learnability_of_counts(sampled: npt.ArrayLike, correct: npt.ArrayLike) -> Doubles:
+    """[N] p (1 - p) of every prompt from s correct of G responses: s (G - s) / (G (G - 1)); NaN where G < 2.
+
+    For a G that was fixed beforehand this is without bias, while (s / G)(1 - s / G) is too small by (1 - 1 / G),
+    which favors prompts of larger G.
+    """
+    responses, right = np.asarray(sampled, np.float64), np.asarray(correct, np.float64)
+    pairs = responses * (responses - 1.0)
+    value: Doubles = np.divide(right * (responses - right), pairs, out=np.full(len(responses), np.nan), where=pairs > 0)
+    return value
+
+
+def prior_mean(responses: npt.ArrayLike, correct: npt.ArrayLike) -> float:
+    """The pool's success rate, (sum s + 1/2) / (sum m + 1): 1/2 before anything is known."""
+    return (float(np.sum(correct)) + 0.5) / (float(np.sum(responses)) + 1.0)
+
+
+def expected_success_rate(responses: npt.ArrayLike, correct: npt.ArrayLike, mean: float) -> Doubles:
+    """[N] posterior mean of p after s correct of m responses (discounted counts allowed), prior mean `mean`."""
+    a, b = _posterior(responses, correct, mean)
+    rate: Doubles = a / (a + b)
+    return rate
+
+
+def expected_learnability(responses: npt.ArrayLike, correct: npt.ArrayLike, mean: float) -> Doubles:
+    """[N] E[p (1 - p)] = a b / ((a + b)(a + b + 1)) of p ~ Beta(a, b), the posterior after s correct of m responses.
+
+    responses, correct: [N] m and s, whole numbers or discounted ones. mean: of the prior (see `prior_mean`).
+    """
+    a, b = _posterior(responses, correct, mean)
+    expected: Doubles = a * b / ((a + b) * (a + b + 1))
+    return expected
+
+
+def _posterior(responses: npt.ArrayLike, correct: npt.ArrayLike, mean: float) -> tuple[Doubles, Doubles]:
+    m, s = np.asarray(responses, np.float64), np.asarray(correct, np.float64)
+    return PRIOR_STRENGTH * mean + s, PRIOR_STRENGTH * (1 - mean) + m - s

@@ -1,0 +1,277 @@
+"""`learnalign next` over a run directory: resumed at any point, fed with the training's logs, ready for verl."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from learnalign.cli import app
+from learnalign.config import Config, PolicyConfig, PoolConfig, SelectConfig, SketchConfig
+from learnalign.demo.pool import write_pool
+from learnalign.demo.run import POLICY
+from learnalign.errors import CostlyProductsError, LogError, RunError
+from learnalign.gradient import Group, Sketcher
+from learnalign.logs.importing import logged_steps
+from learnalign.online import next as next_module
+from learnalign.online import selector
+from learnalign.online.history import History
+from learnalign.online.next import next_prompts
+from learnalign.policy import load_policy, load_renderer
+from learnalign.progress import Progress
+from learnalign.runs.directory import open_run
+from learnalign.runs.stages import sketch
+from learnalign.scoring.rows import Rows
+from learnalign.store import SketchReader
+
+PICKED, LOGGED = 8, 10
+
+
+def refuse(*_: Any, **__: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    pool = tmp_path_factory.mktemp("pool") / "pool.jsonl"
+    write_pool(pool, 84, seed=3)
+    return Config(
+        pool=PoolConfig(path=str(pool)),
+        policy=PolicyConfig(model=str(POLICY)),
+        sketch=SketchConfig(dimension=1024, batch_tokens=64),
+        select=SelectConfig(n=PICKED),
+    )
+
+
+def log_of(config: Config, path: Path, step: int | None = 1, share: float = 0.5) -> Path:
+    """Rollouts of the pool's first prompts as verl logs them: 4 of each, of which so many are right."""
+    path.mkdir(exist_ok=True)
+    number = {} if step is None else {"step": step}
+    rows = []
+    for row in map(json.loads, Path(config.pool.path).read_text().splitlines()[:LOGGED]):
+        for k in range(4):
+            right = k < 4 * share
+            output = row["answer"] if right else f"{k}{row['answer']}"
+            rows.append({"input": row["problem"], "output": output, "score": float(right), **number})
+    (path / f"{step}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def online(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory after its first update."""
+    directory = tmp_path_factory.mktemp("online") / "run"
+    next_prompts(directory, config, [], Progress(quiet=True))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def log(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return log_of(config, tmp_path_factory.mktemp("log") / "rollouts")
+
+
+@pytest.fixture(scope="module")
+def twice(config: Config, online: Path, log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same after its second update."""
+    directory = tmp_path_factory.mktemp("twice") / "run"
+    shutil.copytree(online, directory)
+    next_prompts(directory, config, [log], Progress(quiet=True))
+    return directory
+
+
+def test_a_stage_leaves_rows_of_the_pool(config: Config, online: Path) -> None:
+    picked = [json.loads(line) for line in (online / "updates/0001/selection.jsonl").read_text().splitlines()]
+    pool = {row["id"]: row for row in map(json.loads, Path(config.pool.path).read_text().splitlines())}
+    assert [row["learnalign_rank"] for row in picked] == list(range(1, PICKED + 1))
+    for row in picked:
+        assert pool[row["id"]] == {k: v for k, v in row.items() if not k.startswith("learnalign_")}
+    table = pq.read_table(online / "updates/0001/selection.parquet")
+    assert table["id"].to_pylist() == [row["id"] for row in picked]
+
+
+def test_logged_responses_give_gradients_and_the_next_picks(config: Config, twice: Path) -> None:
+    state = next_module._selector(open_run(twice)).state
+    assert state.updates == 2
+    assert state.facts.gradients == LOGGED
+    assert np.flatnonzero(~np.isnan(state.agreement)).tolist() == list(range(LOGGED))
+    assert state.facts.agreeing == min(PICKED, int((state.agreement[:LOGGED] > 0).sum())) > 0
+    table = pq.read_table(twice / "updates/0002/selection.parquet")
+    np.testing.assert_allclose(table["learnalign_score"].to_numpy(), state.score()[state.picked])
+
+
+def test_sketches_are_of_a_pair_of_logged_responses(config: Config, twice: Path) -> None:
+    policy = load_policy(config.policy)
+    reader = SketchReader(twice / "updates/0002/sketches")
+    rows = [json.loads(line) for line in Path(config.pool.path).read_text().splitlines()]
+    at = [row["id"] for row in rows].index(reader.prompt_ids[0])
+    answer, end = rows[at]["answer"], policy.eos_ids[0]
+    responses = [
+        [*policy.tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in (answer, f"2{answer}")
+    ]
+    group = Group(policy.encode(rows[at]["problem"], None), responses, [1.0, 0.0])
+    expected = Sketcher(policy.model, dimension=1024, temperature=config.rollout.temperature).sketch([group])[0]
+    found = Rows(reader.shards).unit(np.arange(1))[0][0]
+    assert float(found @ expected) / np.linalg.norm(expected) > 0.999  # stored in one byte a number
+
+
+@pytest.mark.parametrize("killed_in", ["sketching", "comparing", "writing"])
+def test_killed_anywhere_a_stage_ends_as_if_it_had_not_been(
+    config: Config,
+    online: Path,
+    twice: Path,
+    log: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed_in: str,
+) -> None:
+    made: list[int] = []
+    sketched = sketch._sketch
+
+    def dying(sketcher: Any, groups: Any) -> Any:
+        if made:
+            raise KeyboardInterrupt
+        made.append(len(groups))
+        return sketched(sketcher, groups)
+
+    directory = tmp_path / "run"
+    shutil.copytree(online, directory)
+    with monkeypatch.context() as patch:
+        if killed_in == "sketching":
+            patch.setattr(sketch, "_sketch", dying)
+        elif killed_in == "comparing":
+            patch.setattr(selector, "compare", refuse)
+        else:
+            patch.setattr(next_module, "write_selection", refuse)
+        with pytest.raises(KeyboardInterrupt):
+            next_prompts(directory, config, [log], Progress(quiet=True))
+    if killed_in == "sketching":
+        assert 0 < made[0] < LOGGED
+    with monkeypatch.context() as patch:
+        if killed_in != "sketching":
+            patch.setattr(sketch, "_sketch", refuse)  # all were there
+        result = next_prompts(directory, config, [log], Progress(quiet=True))
+    assert result.update == 2
+    for name in ("selection.jsonl", "selection.parquet"):
+        assert (directory / "updates/0002" / name).read_bytes() == (twice / "updates/0002" / name).read_bytes()
+    assert result.facts == json.loads((twice / "updates/state/update-0002/state.json").read_text())["facts"]
+
+
+def test_the_trainings_own_rollouts_count_once(
+    config: Config, online: Path, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(online, directory)
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(sketch, "_sketch", refuse)
+            with pytest.raises(KeyboardInterrupt):
+                next_prompts(directory, config, [log], Progress(quiet=True))
+    after = next_module._selector(open_run(directory)).state.history
+    assert after.responses.tolist() == [4.0] * LOGGED + [0.0] * (84 - LOGGED)
+    assert after.correct.tolist() == [2.0] * LOGGED + [0.0] * (84 - LOGGED)
+    assert after.visits.max() == 1
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_a_folder_of_logs_that_grows_may_be_given_again(
+    config: Config, online: Path, tmp_path: Path, numbered: bool
+) -> None:
+    """Steps with a number count once in all, in their order; logs without count once an update."""
+
+    def observe(folder: Path) -> History:
+        run = open_run(directory)
+        steps = logged_steps(run, [folder], load_renderer(run.config.policy))
+        next_module._observe(next_module._selector(run), steps, Progress(quiet=True))
+        return next_module._selector(run).state.history
+
+    directory, decay = tmp_path / "run", config.update.decay
+    shutil.copytree(online, directory)
+    responses, correct = np.zeros(LOGGED), np.zeros(LOGGED)
+    steps = (10, 9) if numbered else (None,)  # 10.jsonl sorts before 9.jsonl as text
+    for step in steps:
+        log = log_of(config, tmp_path / "rollouts", step, share=0.5 if step == 9 else 1.0)
+    for step in reversed(steps):
+        responses, correct = responses * decay + 4, correct * decay + (2 if step == 9 else 4)
+    for _ in range(2):
+        found = observe(log)
+        np.testing.assert_allclose(found.responses[:LOGGED], responses)
+        np.testing.assert_allclose(found.correct[:LOGGED], correct)
+    if numbered:
+        found = observe(log_of(config, tmp_path / "rollouts", step=11))
+        np.testing.assert_allclose(found.responses[:LOGGED], responses * decay + 4)
+        next_prompts(directory, config, [log], Progress(quiet=True))
+        counted = next_module._selector(open_run(directory)).state
+        assert (counted.update, counted.counted) == (2, 11)
+        assert np.array_equal(observe(log).responses, counted.history.responses)
+
+
+def test_another_policy_within_a_stage_is_refused_and_nothing_lost(
+    config: Config, online: Path, twice: Path, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(online, directory)
+    with monkeypatch.context() as patch:
+        patch.setattr(selector, "compare", refuse)
+        with pytest.raises(KeyboardInterrupt):
+            next_prompts(directory, config, [log], Progress(quiet=True))
+    shards = {p: p.stat().st_mtime_ns for p in (directory / "updates/0002/sketches").glob("*.npy")}
+    assert shards
+    other = tmp_path / "policy"
+    shutil.copytree(POLICY, other)
+    (other / "added.txt").write_text("another")
+    moved = replace(config, policy=PolicyConfig(model=str(other)))
+    with pytest.raises(CostlyProductsError, match=r"update 2 was begun with other inputs \(policy: .*delete .*0002"):
+        next_prompts(directory, moved, [log], Progress(quiet=True))
+    assert {p: p.stat().st_mtime_ns for p in shards} == shards
+    assert next_prompts(directory, config, [log], Progress(quiet=True)).update == 2
+    assert next_prompts(directory, moved, [log], Progress(quiet=True)).update == 3, "a new update has a new checkpoint"
+
+
+def test_another_random_map_than_before_is_refused(config: Config, twice: Path, log: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(twice, directory)
+    turned = replace(config, sketch=replace(config.sketch, seed=5))
+    with pytest.raises(RunError, match=r"update 3 has other settings than those before \(sketch\.seed: 0 -> 5\): keep"):
+        next_prompts(directory, turned, [log], Progress(quiet=True))
+
+
+def test_logs_that_tell_nothing_are_refused(config: Config, online: Path, tmp_path: Path) -> None:
+    log = log_of(config, tmp_path / "rollouts")
+    with pytest.raises(RunError, match="belongs to a later update"):
+        next_prompts(tmp_path / "new", config, [log], Progress(quiet=True))
+    directory = tmp_path / "run"
+    shutil.copytree(online, directory)
+    with pytest.raises(RunError, match="update 2 learns from the training's own rollouts: name them with --observed"):
+        next_prompts(directory, config, [], Progress(quiet=True))
+    (log / "1.jsonl").write_text('{"input": "1+1", "output": "2"}\n')
+    with pytest.raises(LogError, match="hold no rewards"):
+        next_prompts(directory, config, [log], Progress(quiet=True))
+
+
+def test_the_command_prints_what_it_found_and_where_the_next_prompts_are(
+    config: Config, log: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    arguments = ["update", str(run), "--policy", str(POLICY), "--json"]
+    first = [*arguments, "--pool", config.pool.path, "-n", str(PICKED), "--set", "sketch.dimension=1024"]
+    found = CliRunner().invoke(app, first)
+    assert found.exit_code == 0, found.output
+    printed = json.loads(found.stdout)
+    assert (printed["update"], printed["gradients"], printed["unseen"]) == (1, 0, PICKED)
+    assert Path(printed["parquet"]).is_file()
+    found = CliRunner().invoke(app, [*arguments, "--observed", str(log)])
+    assert found.exit_code == 0, found.output
+    printed = json.loads(found.stdout)
+    assert (printed["update"], printed["gradients"]) == (2, LOGGED)
+    refused = CliRunner().invoke(
+        app, ["update", str(run), "--policy", str(tmp_path / "nothing"), "--observed", str(log)]
+    )
+    assert refused.exit_code == 2
+    assert "cannot" in refused.stderr

@@ -1,0 +1,144 @@
+"""TRL's GRPOTrainer trains on online picks of the embedded policy's pool, and selecting learns from its responses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from learnalign.demo.arithmetic import distinct
+from learnalign.demo.run import POLICY
+from learnalign.errors import PolicyError
+from learnalign.gradient import Group, Sketcher
+from learnalign.online import OnlineSelector
+from learnalign.online.live import LivePolicy
+from learnalign.online.pairs import Pairs
+from learnalign.online.trl import PicksSampler, attach
+
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+PICKED, STEPS, EVERY = 8, 6, 2
+"""A step takes 4 prompts, so that 2 are a pass."""
+
+
+def right(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
+    return [float(c[0]["content"] == a) for c, a in zip(completions, answer, strict=True)]
+
+
+def dataset(size: int) -> Dataset:
+    rows = [
+        {"prompt": [{"role": "user", "content": p.text}], "answer": p.answer, "prompt_id": f"p{k}"}
+        for k, p in enumerate(distinct(size, seed=5))
+    ]
+    return Dataset.from_list(rows)
+
+
+def trainer(folder: Path, data: Dataset, **settings: Any) -> Any:
+    import trl
+
+    asked = {
+        "num_generations": 4,
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 2,
+        "max_completion_length": 14,
+        "max_steps": STEPS,
+        "learning_rate": 1e-3,
+        "use_cpu": True,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        **settings,
+    }
+    return trl.GRPOTrainer(
+        AutoModelForCausalLM.from_pretrained(POLICY),
+        reward_funcs=right,
+        args=trl.GRPOConfig(str(folder), **asked),
+        train_dataset=data,
+        processing_class=AutoTokenizer.from_pretrained(POLICY),
+    )
+
+
+def test_training_runs_on_the_picks_of_every_stage(tmp_path: Path) -> None:
+    data = dataset(84)
+    selector = OnlineSelector(data["prompt_id"], PICKED, directory=tmp_path / "online")
+    grpo = trainer(tmp_path, data)
+    trained: list[tuple[int, set[str]]] = []
+    allowed: dict[int, set[str]] = {}
+    update = selector.update
+    selector.update = lambda policy: allowed.setdefault(selector.updates + 1, set(update(policy))) and []  # type: ignore
+    observe = selector.observe
+    selector.observe = lambda ids, rewards: (trained.append((selector.updates, set(ids))), observe(ids, rewards))[1]  # type: ignore
+    weights = [w.requires_grad for w in grpo.model.parameters()]
+    update(grpo, selector, dimension=512)
+    grpo.train()
+    assert selector.updates == STEPS // EVERY, "an update a pass"
+    assert selector.state.shared.gradients > 0, "pairs that training sampled gave gradients"
+    known = {selector.ids[k] for k in np.flatnonzero(~np.isnan(selector.state.agreement))}
+    assert known <= set().union(*(ids for _, ids in trained))
+    assert [w.requires_grad for w in grpo.model.parameters()] == weights
+    assert len(trained) == STEPS
+    for step, (_, ids) in enumerate(trained):
+        assert len(ids) == 4
+        # the loader looks one batch ahead, so that the first step of an update may use the last choice
+        assert ids <= allowed[1 + step // EVERY] or (step % EVERY == 0 and step and ids <= allowed[step // EVERY])
+    assert trained[-1][1] <= allowed[STEPS // EVERY]
+    counted = selector.state.history.responses.sum()
+    again = OnlineSelector(data["prompt_id"], PICKED, directory=tmp_path / "online")
+    assert again.picks == selector.picks
+    assert again.state.history.responses.sum() == counted
+
+
+def test_an_epoch_is_a_pass_over_the_picks_in_the_trainers_order() -> None:
+    selector = OnlineSelector([f"p{k}" for k in range(20)], 6)
+    row_of = {f"p{k}": 100 + k for k in range(20)}
+    selector.state = selector.state._replace(update=1, picked=selector.state.picked.__class__((6,), "int64"))
+    selector.state.picked[:] = [3, 1, 4, 15, 9, 2]
+    sampler = PicksSampler(selector, row_of, copies=3, batch=2, repeats=2, seed=0)
+    rows = list(sampler)
+    assert len(rows) == len(sampler) == 6 * 3 * 2
+    assert sorted(set(rows)) == [101, 102, 103, 104, 109, 115]
+    for first in range(0, 36, 12):
+        a, b = rows[first], rows[first + 3]
+        assert rows[first : first + 12] == [a] * 3 + [b] * 3 + [a] * 3 + [b] * 3
+        assert a != b
+
+
+@pytest.mark.parametrize(
+    ("settings", "picked", "options", "message"),
+    [
+        ({}, 1, {}, "a generation batch has 4 prompts and the selector picks 1"),
+        ({}, 8, {"id_column": "id"}, "needs a column 'id'"),
+        ({}, 8, {"every": 0}, "at least 1 step"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    tmp_path: Path, settings: dict[str, Any], picked: int, options: dict[str, Any], message: str
+) -> None:
+    data = dataset(28)
+    with pytest.raises(PolicyError, match=message):
+        attach(trainer(tmp_path, data, **settings), OnlineSelector(data["prompt_id"], picked), **options)
+    with pytest.raises(PolicyError, match="'x' of the selector is not in"):
+        attach(trainer(tmp_path, data), OnlineSelector(["p0", "x"], 1))
+
+
+def test_a_live_policys_sketches_are_those_of_pairs_and_the_model_stays_as_it_was() -> None:
+    model = AutoModelForCausalLM.from_pretrained(POLICY).train()
+    model.lm_head.weight.requires_grad_(False)
+    wanted = [weight.requires_grad for weight in model.parameters()]
+    prompts, pairs = [[5, 6, 7], [8, 9], [4]], Pairs()
+    pairs.observe(0, [[10, 11], [12], [13]], [False, False, True])
+    pairs.observe(2, [[10], [12]], [True, False])
+    with LivePolicy(model, prompts, pairs, dimension=256) as live:
+        assert not model.training
+        found, phi = live.sketch(np.array([0, 1, 2]))
+    assert model.training
+    assert [weight.requires_grad for weight in model.parameters()] == wanted
+    assert found.tolist() == [0, 2]
+    frozen = AutoModelForCausalLM.from_pretrained(POLICY).eval()
+    groups = [Group([5, 6, 7], [[13], [10, 11]], [1.0, 0.0]), Group([4], [[10], [12]], [1.0, 0.0])]
+    np.testing.assert_allclose(phi, Sketcher(frozen, dimension=256).sketch(groups), rtol=1e-4, atol=1e-6)
