@@ -22,7 +22,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def contained() -> None:
     """Programs can be contained here; a test that needs it is skipped on a system without namespaces."""
     from learnalign.errors import RewardError
-    from learnalign.rewards import sandbox
+    from learnalign.rewards.code import sandbox
 
     try:
         sandbox.run("", "", seconds=60, memory_mb=512)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from learnalign.config import Config, RolloutConfig
 from learnalign.errors import ConfigError
-from learnalign.rollout.allocation import Counts, expected_learnability, learnability, next_round, rounds
+from learnalign.rollout.allocation import Counts, next_round, rounds
+from learnalign.scoring.learnability import expected_learnability, learnability_of_counts, prior_mean
 
 FIXED = RolloutConfig()
 SCREEN = RolloutConfig(allocation="screen")
@@ -77,19 +78,20 @@ def test_learnability_has_no_bias() -> None:
     """Summed over the binomial distribution: E[s (G - s) / (G (G - 1))] = p (1 - p) for every G and p."""
     for g in (2, 3, 8, 17):
         s = np.arange(g + 1)
-        value = learnability(np.full(g + 1, g), s)
+        value = learnability_of_counts(np.full(g + 1, g), s)
         for p in (0.0, 0.03, 0.5, 0.9):
             mass = np.array([comb(g, k) * p**k * (1 - p) ** (g - k) for k in s])
             assert mass @ value == pytest.approx(p * (1 - p), abs=1e-12)
-    assert np.isnan(learnability(np.array([0, 1]), np.array([0, 1]))).all()
+    assert np.isnan(learnability_of_counts(np.array([0, 1]), np.array([0, 1]))).all()
 
 
-def test_promise_is_the_posterior_mean() -> None:
-    """Against numerical integration of p (1 - p) under Beta(m + s, 1 - m + n - s), m the mean of the rates."""
+def test_expected_learnability_is_the_posterior_mean() -> None:
+    """Against numerical integration of p (1 - p) under Beta(m + s, 1 - m + n - s), m the pool's rate."""
     sampled, correct = np.array([2, 2, 8, 5]), np.array([1, 0, 7, 5])
-    m = float(np.mean(correct / sampled))
+    m = (correct.sum() + 0.5) / (sampled.sum() + 1)
+    expected = expected_learnability(sampled, correct, prior_mean(sampled, correct))
     p = (np.arange(2_000_000) + 0.5) / 2_000_000
-    for n, s, found in zip(sampled, correct, expected_learnability(sampled, correct), strict=True):
+    for n, s, found in zip(sampled, correct, expected, strict=True):
         density = p ** (m + s - 1) * (1 - p) ** (n - s - m)
         assert found == pytest.approx((density * p * (1 - p)).sum() / density.sum(), rel=5e-3)
 

@@ -16,7 +16,8 @@ import pytest
 from learnalign.config import Config, PoolConfig, RewardConfig
 from learnalign.errors import RewardError
 from learnalign.progress import Progress
-from learnalign.rewards import Prompt, Verifier, make_verifier, sandbox, sandbox_fusion
+from learnalign.rewards import Prompt, Verifier, make_verifier
+from learnalign.rewards.code import sandbox, sandbox_fusion
 from learnalign.rewards.code.programs import Program, find_code, same_output
 from learnalign.rewards.code.worker import prepare
 from learnalign.rewards.worker import CannotServe

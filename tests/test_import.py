@@ -18,8 +18,8 @@ from learnalign.config import Config, PolicyConfig, PoolConfig, RewardConfig, Ro
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
 from learnalign.errors import LogError, PoolError, RewardError, RunError
-from learnalign.logs import read_logs
 from learnalign.logs.importing import import_rollouts
+from learnalign.logs.reader import read_logs
 from learnalign.policy import Policy, load_policy
 from learnalign.pool.history import read_histories
 from learnalign.progress import Progress

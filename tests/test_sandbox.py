@@ -18,7 +18,7 @@ import pytest
 from escape_attempts import ATTEMPTS
 
 from learnalign.errors import RewardError
-from learnalign.rewards import sandbox
+from learnalign.rewards.code import sandbox
 from learnalign.rewards.code.sandbox import Ran
 
 TIMEOUTS = {"sleep", "a busy loop", "signal handlers", "a catastrophic regular expression", "closed descriptors"}
