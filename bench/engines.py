@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 
 from bench.measure import finish
 from bench.real import smollm2, write_sums
-from learnalign.config import Config, PolicyConfig, PoolConfig, RewardConfig, RolloutConfig, SelectConfig
+from learnalign.config import Config, EngineName, PolicyConfig, PoolConfig, RewardConfig, RolloutConfig, SelectConfig
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
 from learnalign.progress import Progress
@@ -41,8 +41,8 @@ from learnalign.runs.directory import create_run
 from tests.agreement import SIGNIFICANCE, compare, p_value
 
 START_SECONDS = 300
-LIKE = "transformers"
-ENGINES = (LIKE, "vllm", "server")
+LIKE: EngineName = "transformers"
+ENGINES: tuple[EngineName, ...] = (LIKE, "vllm", "server")
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from learnalign.config import CHOICES
+from learnalign.config import choices
 from learnalign.errors import LearnAlignError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ Pool = Annotated[str | None, typer.Option("--pool", help="JSONL, JSON or Parquet
 Model = Annotated[str | None, typer.Option("--model", help="Policy: a model directory or hub name.")]
 Select = Annotated[int | None, typer.Option("--select", "-n", help="How many prompts to select.")]
 Strategy = Annotated[
-    str | None, typer.Option("--strategy", help=f"How to select: {', '.join(CHOICES['select.strategy'])}.")
+    str | None, typer.Option("--strategy", help=f"How to select: {', '.join(choices('select.strategy'))}.")
 ]
 Target = Annotated[
     str | None, typer.Option("--target", help="Pool file of a target set: align with it instead of with the pool.")

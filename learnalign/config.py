@@ -1,8 +1,9 @@
 """Every setting of a run, as frozen dataclasses, with TOML in and out.
 
-One dataclass per stage. An unknown key, a wrong type or a value out of range is a `ConfigError` that names the
-key and where it was read. An empty string means "found by itself" wherever a setting is optional, so that the
-file written into a run directory spells out every default. This module does not read pools or models.
+One dataclass per stage. A setting's type says which values it takes (`Literal` for names), its metadata the bounds;
+both are checked in one place (`_check_section`). An unknown key, a wrong type or a value out of range is a `ConfigError`
+that names the key and where it was read. An empty string means "found by itself" wherever a setting is optional, so that
+the file written into a run directory spells out every default. This module does not read pools or models.
 """
 
 from __future__ import annotations
@@ -11,13 +12,39 @@ import dataclasses
 import math
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tomli_w
 
 from learnalign.errors import ConfigError
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+EngineName = Literal["transformers", "vllm", "server"]
+Allocation = Literal["fixed", "screen", "halving"]
+StoredDtype = Literal["float16", "int8", "float32"]
+Weighting = Literal["mean", "token", "constant"]
+ResponsesUsed = Literal["all", "one_correct"]
+Space = Literal["full", "lora"]
+StrategyName = Literal["top", "greedy", "random_positive", "band", "alignment", "random", "length", "history", "limr"]
+VERIFIERS = ("math", "exact", "choice", "code", "imported")
+FUNCTION = re.compile(r".+\.py:[^\W\d]\w*")
+"""How a reward of one's own is named: `file.py:function`."""
+MOST_SEED = (1 << 63) - 1
+
+
+def bounded(
+    default: Any,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    why: str = "",
+) -> Any:
+    """A setting with bounds; `why` is what an error adds after them."""
+    return field(default=default, metadata={"above": above, "at_least": at_least, "at_most": at_most, "why": why})
 
 
 @dataclass(frozen=True)
@@ -29,7 +56,7 @@ class PoolConfig:
     answer_column: str = ""
     id_column: str = ""
     source_column: str = ""
-    limit: int = 0
+    limit: int = bounded(0, at_least=0, why="0 takes all rows")
     """Use the first `limit` rows only; 0 uses all."""
 
 
@@ -38,7 +65,7 @@ class PolicyConfig:
     """The policy model whose success rates and gradients are measured."""
 
     model: str = ""
-    dtype: str = "auto"
+    dtype: Dtype = "auto"
     """`auto` (float32 on a CPU, bfloat16 on a GPU), `float32`, `bfloat16`, `float16` or `float64`."""
     device: str = "auto"
     """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:K`."""
@@ -54,50 +81,50 @@ class PolicyConfig:
 class WarmupConfig:
     """GRPO on a random subset of the pool before anything is measured. The values are the paper's."""
 
-    prompts: int = 0
+    prompts: int = bounded(0, at_least=0)
     """How many prompts are trained on, once each; 0 trains nothing. `learnalign warmup` sets 300."""
-    learning_rate: float = 1e-6
-    beta: float = 0.04
+    learning_rate: float = bounded(1e-6, above=0)
+    beta: float = bounded(0.04, at_least=0)
     """Weight of the KL term against the policy that the warm-up began with."""
-    clip: float = 0.2
-    responses: int = 8
-    prompts_per_step: int = 12
+    clip: float = bounded(0.2, above=0)
+    responses: int = bounded(8, at_least=2)
+    prompts_per_step: int = bounded(12, above=0)
     """Groups of one optimizer step."""
-    lora_rank: int = 0
+    lora_rank: int = bounded(0, at_least=0)
     """0 trains all weights; r trains a LoRA adapter of that rank on all linear layers."""
-    seed: int = 0
+    seed: int = bounded(0, at_least=0)
 
 
 @dataclass(frozen=True)
 class RolloutConfig:
     """How responses are sampled: G = `responses` at `temperature` (the paper: 8 at 1.0)."""
 
-    responses: int = 8
+    responses: int = bounded(8, at_least=2, why="a success rate needs a group")
     """G; the most that a prompt gets where `allocation` is not `fixed`."""
-    temperature: float = 1.0
-    max_new_tokens: int = 512
-    seed: int = 0
-    batch_sequences: int = 0
+    temperature: float = bounded(1.0, above=0)
+    max_new_tokens: int = bounded(512, above=0)
+    seed: int = bounded(0, at_least=0, at_most=MOST_SEED)
+    batch_sequences: int = bounded(0, at_least=0, why="0 goes by the engine")
     """Sequences sampled together, and the unit of resuming: one Parquet part a batch. 0 is 256 with the engine
     `transformers` and 4,096 with the others, which schedule sequences themselves."""
-    allocation: str = "fixed"
+    allocation: Allocation = "fixed"
     """`fixed` (G for every prompt), `screen` (two, the rest of G only where they differ) or `halving` (rounds
     that keep the most promising prompts). See `learnalign.rollout.allocation`."""
-    budget: float = 8.0
+    budget: float = bounded(8.0, above=0)
     """Of `halving`: responses a prompt on average over the pool."""
-    keep: int = 0
+    keep: int = bounded(0, at_least=0, why="0 is twice select.n")
     """Of `halving`: prompts that are sampled to the end; 0 is twice select.n."""
-    engine: str = "transformers"
+    engine: EngineName = "transformers"
     """`transformers` (in this process), `vllm` (in this process, extra `vllm`) or `server` (OpenAI-compatible)."""
-    tensor_parallel: int = 1
+    tensor_parallel: int = bounded(1, above=0)
     """Of `vllm`: GPUs that share the policy."""
     base_urls: str = ""
     """Of `server`: one or several, separated by spaces, such as `http://host:8000/v1`."""
     served_model: str = ""
     """Of `server`: the name under which the policy is served; empty takes policy.model."""
-    concurrency: int = 64
+    concurrency: int = bounded(64, above=0)
     """Of `server`: prompts under way at a time."""
-    patience_seconds: float = 600.0
+    patience_seconds: float = bounded(600.0, above=0)
     """Of `server`: how long an outage may last, and a single answer take, before the run gives up."""
 
 
@@ -108,41 +135,41 @@ class RewardConfig:
     verifier: str = "math"
     """`math` (exact match, then math-verify), `exact`, `choice` (letters), `code`, `file.py:function`,
     or `imported` (the rewards that `learnalign import` read)."""
-    threshold: float = 1.0
+    threshold: float = bounded(1.0, above=-math.inf)
     """Where a function gives rewards: a response is correct (counts for p) from this reward on."""
     sandbox_url: str = ""
     """Sandbox Fusion server that runs programs for `code`; empty runs them in a sandbox on this machine."""
     weak_sandbox: bool = False
     """Run programs here even where the system allows no namespaces: they can then read files and use the network."""
-    workers: int = 2
-    timeout_seconds: float = 5.0
-    memory_mb: int = 2048
+    workers: int = bounded(2, above=0)
+    timeout_seconds: float = bounded(5.0, above=0)
+    memory_mb: int = bounded(2048, above=0)
 
 
 @dataclass(frozen=True)
 class SketchConfig:
     """How a prompt's policy gradient is sketched: a signed fold to `dimension` numbers."""
 
-    dimension: int = 8192
-    seed: int = 0
-    dtype: str = "float16"
+    dimension: int = bounded(8192, at_least=128, at_most=1 << 20)
+    seed: int = bounded(0, at_least=0, at_most=MOST_SEED)
+    dtype: StoredDtype = "float16"
     """Storage of the unit rows: `float16`, `int8` (one scale a row) or `float32`."""
-    batch_tokens: int = 16384
+    batch_tokens: int = bounded(16384, above=0)
     """Padded tokens of one forward and backward; a larger single group is still taken whole."""
-    rank: int = 0
+    rank: int = bounded(0, at_least=0, why="0 folds exact gradients")
     """0 folds exact gradients; k folds random projections of them to k x k a layer (cheaper, noisier)."""
-    weighting: str = "mean"
+    weighting: Weighting = "mean"
     """Of response tokens: `mean` (1/|y|: GRPO), `token` (all of the group alike: DAPO) or `constant` (Dr. GRPO)."""
     advantage_std: bool = True
     """Divide advantages by the group's standard deviation (GRPO) or not (Dr. GRPO)."""
-    responses_used: str = "all"
+    responses_used: ResponsesUsed = "all"
     """`all`, or `one_correct`: one correct response stands for the group, which costs much fidelity."""
-    kl_beta: float = 0.0
+    kl_beta: float = bounded(0.0, at_least=0)
     """Strength of GRPO's KL term against `reference` (the paper: 0.04). 0 leaves it out, as it vanishes on the
     reference itself."""
     reference: str = ""
     """Reference policy of the KL term: a directory or hub name."""
-    space: str = "full"
+    space: Space = "full"
     """`full` (the weights of the policy) or `lora` (the adapter matrices A and B of a LoRA policy)."""
     share_prompts: bool = True
     """Compute a prompt once for several responses where the policy honors it and it is cheaper."""
@@ -154,24 +181,24 @@ class SketchConfig:
 class SelectConfig:
     """How many prompts are taken, and by which strategy."""
 
-    n: int = 1000
-    strategy: str = "top"
+    n: int = bounded(1000, above=0)
+    strategy: StrategyName = "top"
     """A key of `learnalign.selection.STRATEGIES`."""
-    seed: int = 0
+    seed: int = bounded(0, at_least=0, at_most=MOST_SEED)
     """Of the strategies that draw, and of the neighbor search."""
     target: str = ""
     """Pool file of a target set: prompts are aligned with its mean gradient instead of the pool's."""
     history: str = ""
     """JSON object of prompt ids and success rates over an earlier run, for the strategies `history` and `limr`."""
-    quota_share: float = 1.0
+    quota_share: float = bounded(1.0, above=0, at_most=1)
     """At most this share of the selection from one value of `quota_column`; 1 sets no quota."""
     quota_column: str = ""
     """Column of the pool; empty takes its source."""
-    duplicate_cosine: float = 0.0
+    duplicate_cosine: float = bounded(0.0, at_least=0, at_most=1)
     """No two selected prompts have gradients of this cosine or a larger one; 0 lets all pass."""
-    candidates_per_pick: int = 20
+    candidates_per_pick: int = bounded(20, above=0)
     """Prompts of score > 0 that `greedy` chooses among, the best by score; up to 20,000 it takes all."""
-    neighbor_seconds: float = 120.0
+    neighbor_seconds: float = bounded(120.0, above=0)
     """About what the neighbor search of `greedy` may take on two cores: beyond it, it approximates."""
 
 
@@ -179,23 +206,12 @@ class SelectConfig:
 class OnlineConfig:
     """How an online selection picks again (see `learnalign.online`)."""
 
-    visits: int = 3
+    visits: int = bounded(3, at_least=1)
     """How often training meets a prompt whose gradient agrees with the others' before unknown ones go first."""
-    decay: float = 0.5
+    decay: float = bounded(0.5, at_least=0, at_most=1)
     """What a verdict still counts once training has come back to its prompt."""
-    memory: float = 0.8
+    memory: float = bounded(0.8, at_least=0, at_most=1)
     """What verdicts and gradients still count an update later."""
-
-    def __post_init__(self) -> None:
-        """Raise `ConfigError` for the first setting that is out of range."""
-        rules = {
-            "visits": (self.visits >= 1, "at least 1"),
-            "decay": (0 <= self.decay <= 1, "from 0 to 1"),
-            "memory": (0 <= self.memory <= 1, "from 0 to 1"),
-        }
-        for name, (fine, rule) in rules.items():
-            if not fine:
-                raise ConfigError(f"online.{name} must be {rule}, found {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -212,54 +228,42 @@ class Config:
     online: OnlineConfig = field(default_factory=OnlineConfig)
 
     def __post_init__(self) -> None:
-        _check_ranges(self)
+        for section in fields(self):
+            _check_section(section.name, getattr(self, section.name))
+        _check_together(self)
 
 
-POSITIVE = (
-    "warmup.learning_rate",
-    "warmup.clip",
-    "warmup.prompts_per_step",
-    "rollout.budget",
-    "rollout.temperature",
-    "rollout.max_new_tokens",
-    "rollout.tensor_parallel",
-    "rollout.concurrency",
-    "rollout.patience_seconds",
-    "reward.workers",
-    "reward.timeout_seconds",
-    "reward.memory_mb",
-    "sketch.batch_tokens",
-    "select.n",
-    "select.candidates_per_pick",
-    "select.neighbor_seconds",
-)
-CHOICES = {
-    "policy.dtype": ("auto", "float32", "bfloat16", "float16", "float64"),
-    "rollout.engine": ("transformers", "vllm", "server"),
-    "rollout.allocation": ("fixed", "screen", "halving"),
-    "sketch.dtype": ("float16", "int8", "float32"),
-    "sketch.weighting": ("mean", "token", "constant"),
-    "sketch.responses_used": ("all", "one_correct"),
-    "sketch.space": ("full", "lora"),
-    "select.strategy": ("top", "greedy", "random_positive", "band", "alignment", "random", "length", "history", "limr"),
-}
+def _check_section(section: str, settings: Any) -> None:
+    """Raise `ConfigError` for the first setting of a section that its type or its bounds do not allow."""
+    hints = get_type_hints(type(settings))
+    for one in fields(settings):
+        key, value, bounds = f"{section}.{one.name}", getattr(settings, one.name), one.metadata
+        allowed = get_args(hints[one.name]) if get_origin(hints[one.name]) is Literal else ()
+        if allowed and value not in allowed:
+            raise ConfigError(f"{key} must be one of {', '.join(allowed)}, found {value!r}")
+        if bounds and not _within(value, bounds):
+            raise ConfigError(f"{key} must be {_rule(bounds)}, found {value}")
 
 
-VERIFIERS = ("math", "exact", "choice", "code", "imported")
-FUNCTION = re.compile(r".+\.py:[^\W\d]\w*")
-"""How a reward of one's own is named: `file.py:function`."""
+def _within(value: float, bounds: Mapping[str, Any]) -> bool:
+    above, at_least, at_most = bounds["above"], bounds["at_least"], bounds["at_most"]
+    low = (above is None or value > above) and (at_least is None or value >= at_least)  # NaN is never within
+    return bool(math.isfinite(value) and low and (at_most is None or value <= at_most))
 
 
-def _check_ranges(config: Config) -> None:
-    """Raise `ConfigError` for the first setting that is out of range."""
-    for key in POSITIVE:
-        value = get(config, key)
-        if not value > 0:  # also catches NaN
-            raise ConfigError(f"{key} must be greater than 0, found {value}")
-    for key, choices in CHOICES.items():
-        value = get(config, key)
-        if value not in choices:
-            raise ConfigError(f"{key} must be one of {', '.join(choices)}, found {value!r}")
+def _rule(bounds: Mapping[str, Any]) -> str:
+    above, at_least, at_most, why = (bounds[name] for name in ("above", "at_least", "at_most", "why"))
+    if above == -math.inf:
+        return "a finite number"
+    if above is not None:
+        rule = f"greater than {above}" + ("" if at_most is None else f" and at most {at_most}")
+    else:
+        rule = f"at least {at_least}" if at_most is None else f"from {at_least} to {at_most}"
+    return f"{rule} ({why})" if why else rule
+
+
+def _check_together(config: Config) -> None:
+    """Raise `ConfigError` for the first settings that do not fit each other, or a text that is not in its form."""
     if config.reward.verifier not in VERIFIERS and not FUNCTION.fullmatch(config.reward.verifier):
         raise ConfigError(
             f"reward.verifier must be one of {', '.join(VERIFIERS)}, or a function as file.py:function, "
@@ -267,63 +271,38 @@ def _check_ranges(config: Config) -> None:
         )
     if config.reward.sandbox_url and not config.reward.sandbox_url.startswith(("http://", "https://")):
         raise ConfigError(f"reward.sandbox_url must be an http address, found {config.reward.sandbox_url!r}")
-    if not math.isfinite(config.reward.threshold):
-        raise ConfigError(f"reward.threshold must be a finite number, found {config.reward.threshold}")
-    if config.pool.limit < 0:
-        raise ConfigError(f"pool.limit must be 0 (all rows) or more, found {config.pool.limit}")
-    if config.rollout.responses < 2:
-        raise ConfigError(
-            f"rollout.responses must be at least 2 (a success rate needs a group), found {config.rollout.responses}"
-        )
-    if config.rollout.batch_sequences < 0:
-        raise ConfigError(
-            f"rollout.batch_sequences must be 0 (by engine) or more, found {config.rollout.batch_sequences}"
-        )
     if config.rollout.engine == "server" and not config.rollout.base_urls:
         raise ConfigError("rollout.engine is server: name it, --set rollout.base_urls=http://host:8000/v1")
-    _check_halving(config.rollout)
-    _check_warmup(config)
-    d = config.sketch.dimension
-    if not 128 <= d <= 1 << 20 or d & (d - 1):
-        raise ConfigError(f"sketch.dimension must be a power of two from 128 to 1048576, found {d}")
-    if not (config.sketch.kl_beta >= 0) or (config.sketch.kl_beta > 0) != bool(config.sketch.reference):
-        raise ConfigError(
-            "a KL term needs sketch.kl_beta > 0 and sketch.reference, found "
-            f"sketch.kl_beta = {config.sketch.kl_beta} and sketch.reference = {config.sketch.reference!r}"
-        )
-    if config.sketch.rank < 0:
-        raise ConfigError(f"sketch.rank must be 0 (exact gradients) or more, found {config.sketch.rank}")
-    if "{problem}" not in config.policy.plain_template:
-        raise ConfigError("policy.plain_template must contain {problem}")
-    if not 0.0 < config.select.quota_share <= 1.0:
-        raise ConfigError(f"select.quota_share must lie above 0 and up to 1, found {config.select.quota_share}")
-    if not 0.0 <= config.select.duplicate_cosine <= 1.0:
-        raise ConfigError(f"select.duplicate_cosine must lie from 0 to 1, found {config.select.duplicate_cosine}")
-    for key in ("rollout.seed", "sketch.seed", "select.seed"):
-        if not 0 <= get(config, key) < 1 << 63:
-            raise ConfigError(f"{key} must be from 0 to 2^63 - 1, found {get(config, key)}")
-
-
-def _check_halving(rollout: RolloutConfig) -> None:
-    if rollout.keep < 0:
-        raise ConfigError(f"rollout.keep must be 0 (twice select.n) or more, found {rollout.keep}")
+    rollout = config.rollout
     if rollout.allocation == "halving" and not 2 < rollout.budget < rollout.responses:
         raise ConfigError(
             "rollout.budget (responses a prompt on average) must be more than 2 and less than rollout.responses "
             f"(the most that one gets), found {rollout.budget:g} and {rollout.responses}: set for example "
             "rollout.budget=8 and rollout.responses=32"
         )
-
-
-def _check_warmup(config: Config) -> None:
-    for key, least in (("prompts", 0), ("beta", 0), ("lora_rank", 0), ("seed", 0), ("responses", 2)):
-        if not getattr(config.warmup, key) >= least:
-            raise ConfigError(f"warmup.{key} must be at least {least}, found {getattr(config.warmup, key)}")
-    if config.warmup.prompts and config.rollout.engine == "server" and not config.rollout.served_model:
+    if config.warmup.prompts and rollout.engine == "server" and not rollout.served_model:
         raise ConfigError(
             "after a warm-up the server must serve its result: make it with 'learnalign warmup', serve the folder "
             "warmup of the run directory, and name it with rollout.served_model"
         )
+    if config.sketch.dimension & (config.sketch.dimension - 1):
+        raise ConfigError(
+            f"sketch.dimension must be a power of two from 128 to 1048576, found {config.sketch.dimension}"
+        )
+    if (config.sketch.kl_beta > 0) != bool(config.sketch.reference):
+        raise ConfigError(
+            "a KL term needs sketch.kl_beta > 0 and sketch.reference, found "
+            f"sketch.kl_beta = {config.sketch.kl_beta} and sketch.reference = {config.sketch.reference!r}"
+        )
+    if "{problem}" not in config.policy.plain_template:
+        raise ConfigError("policy.plain_template must contain {problem}")
+
+
+def choices(key: str) -> tuple[str, ...]:
+    """The names that a setting such as `select.strategy` takes; empty where it takes more than names."""
+    section, name = key.split(".")
+    hint = get_type_hints(get_type_hints(Config)[section])[name]
+    return get_args(hint) if get_origin(hint) is Literal else ()
 
 
 def get(config: Config, key: str) -> Any:
@@ -366,10 +345,9 @@ def _with_section(current: Any, section: str, values: dict[str, Any], where: str
         expected = hints[name]
         if expected is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        if type(value) is not expected:
-            raise ConfigError(
-                f"{where}: {section}.{name} must be {expected.__name__}, found {type(value).__name__} {value!r}"
-            )
+        if type(value) is not (str if get_origin(expected) is Literal else expected):
+            kind = "text" if get_origin(expected) is Literal else expected.__name__
+            raise ConfigError(f"{where}: {section}.{name} must be {kind}, found {type(value).__name__} {value!r}")
         clean[name] = value
     return replace(current, **clean)
 

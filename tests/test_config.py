@@ -42,11 +42,11 @@ def test_changed_values_survive(tmp_path: Path) -> None:
         ("[select]\nn = 0", "select.n must be greater than 0, found 0"),
         (
             '[select]\nstrategy = "best"',
-            "one of top, greedy, aligned, band, alignment, random, length, history, limr, found 'best'",
+            "one of top, greedy, random_positive, band, alignment, random, length, history, limr, found 'best'",
         ),
         ("[sketch]\ndimension = 1000", "power of two"),
         ("[sketch]\nseed = -1", "from 0 to"),
-        ("[sketch]\nrank = -1", "sketch.rank must be 0 (exact gradients) or more, found -1"),
+        ("[sketch]\nrank = -1", "sketch.rank must be at least 0 (0 folds exact gradients), found -1"),
         ('[sketch]\nweighting = "sum"', "one of mean, token, constant, found 'sum'"),
         ('[sketch]\nresponses_used = "best"', "one of all, one_correct"),
         ('[sketch]\nspace = "half"', "one of full, lora"),

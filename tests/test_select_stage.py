@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 from learnalign.cli import app
 from learnalign.config import (
-    CHOICES,
     Config,
     PolicyConfig,
     PoolConfig,
@@ -24,6 +23,7 @@ from learnalign.config import (
     RolloutConfig,
     SelectConfig,
     SketchConfig,
+    choices,
 )
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
@@ -69,7 +69,7 @@ def select_again(run: Path, **settings: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.selection_jsonl.open()]
 
 
-@pytest.mark.parametrize("strategy", CHOICES["select.strategy"])
+@pytest.mark.parametrize("strategy", choices("select.strategy"))
 def test_every_strategy_from_the_command_line(run: Path, finished: Path, strategy: str) -> None:
     history = f"select.history={finished.parent / 'history.json'}"
     kept = (run / "scores.parquet").stat().st_mtime_ns

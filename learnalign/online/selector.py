@@ -9,8 +9,8 @@ verdicts (`observe`) the success rate, one correct and one incorrect of them the
 3. Compare. agreement_i = u_i . mean over j != i of V_j u_j over these gradients and, with discounts, those of earlier
    updates: V the posterior mean of p (1 - p), u the unit sketch. Wrong reference answers pull against the others.
 4. Pick. First the prompts of agreement > 0 that training has met less than `visits` times and promise more than an
-   unknown one, drawn without replacement in proportion to V_i agreement_i. Then, by what they promise, what training has
-   not met yet: exploring is training on the pool as it comes. Last the prompts whose gradients disagree.
+   unknown one, drawn without replacement in proportion to V_i agreement_i. Then, by what they promise, what training
+   has not met yet: exploring is training on the pool as it comes. Last the prompts whose gradients disagree.
 
 So a prompt that is good is trained on a few times in a row, one that is not once. Longer repetition does not pay: what
 stays unsolved after some visits is more and more often what cannot be learned.
