@@ -86,7 +86,7 @@ def sums_config(folder: Path, responses: int) -> Config:
 
 def measure(config: Config, folder: Path) -> dict[str, tuple[np.ndarray, float]]:
     """Correct responses of every prompt, and seconds of the rollout stage, by engine."""
-    found = {}
+    found: dict[str, tuple[np.ndarray, float]] = {}
     for engine in ENGINES:
         with serve(Path(config.policy.model)) if engine == "server" else nullcontext("") as url:
             how = replace(config.rollout, engine=engine, base_urls=url)

@@ -258,7 +258,7 @@ def _stage_row(run: RunDir, name: str, changed: list[str]) -> dict[str, Any]:
     state = "stale" if changed else record.get("state", "not started")
     return {
         "stage": name,
-        "state": "interrupted" if state in ("running", "between rounds") else state,
+        "state": "interrupted" if state == "running" else state,
         "rows": record.get("rows"),
         "seconds": record.get("seconds"),
         "changed": changed,

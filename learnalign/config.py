@@ -1,9 +1,10 @@
 """Every setting of a run, as frozen dataclasses, with TOML in and out.
 
 One dataclass per stage. A setting's type says which values it takes (`Literal` for names), its metadata the bounds;
-both are checked in one place (`_check_section`). An unknown key, a wrong type or a value out of range is a `ConfigError`
-that names the key and where it was read. An empty string means "found by itself" wherever a setting is optional, so that
-the file written into a run directory spells out every default. This module does not read pools or models.
+both are checked in one place (`_check_section`). An unknown key, a wrong type or a value out of range is a
+`ConfigError` that names the key and where it was read. An empty string means "found by itself" wherever a setting is
+optional, so that the file written into a run directory spells out every default. This module does not read pools or
+models.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
 from learnalign.errors import CostlyProductsError, RewardError, RunError
 from learnalign.progress import Progress
+from learnalign.rollout.allocation import Counts
 from learnalign.rollout.engine import Engine
 from learnalign.rollout.parts import groups, parts_of
 from learnalign.runs import pipeline
@@ -129,7 +130,7 @@ def test_killed_at_every_file_and_resumed_is_byte_identical(
     write, killed = files.write_parquet, set()
 
     def once(path: Path, table: object) -> None:
-        if path.name.startswith("part-") and (key := f"{path.parent.name}/{path.name}") not in killed:
+        if "part-" in path.name and (key := f"{path.parent.name}/{path.name}") not in killed:
             killed.add(key)
             raise Killed
         write(path, table)
@@ -142,7 +143,9 @@ def test_killed_at_every_file_and_resumed_is_byte_identical(
             break
         except Killed:
             continue
-    assert killed == {f"{p.parent.name}/{p.name}" for p in finished[name].rglob("part-*.parquet")}
+    written = {f"{p.parent.name}/{p.name}" for p in finished[name].rglob("*part-*.parquet")}
+    copied = {name.replace("rollouts/verdicts-", "rewards/") for name in written if "/verdicts-" in name}
+    assert killed == written - copied
     assert any("part-r1-" in key for key in killed)
     same_files(finished[name], tmp_path / "run")
 
@@ -168,10 +171,12 @@ def test_one_engine_serves_all_rounds_and_is_left_before_the_sketches(
     finished: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Engines such as vLLM start slowly and hold a GPU's memory: opened once, left after the last round."""
-    from learnalign.runs.stages import reward, rollout, sketch
+    from learnalign.runs import rounds
+    from learnalign.runs.stages import reward, sketch
 
     log: list[str] = []
-    opened, judge, make = rollout.open_engine, reward.execute, sketch.execute
+    opened, judge, make = rounds.open_engine, rounds.Rounds.judge, sketch.execute
+    judge_last = reward.execute
 
     class Logged:
         def __init__(self, engine: Engine) -> None:
@@ -185,16 +190,21 @@ def test_one_engine_serves_all_rounds_and_is_left_before_the_sketches(
             log.append("left")
             self.engine.__exit__(*error)
 
-    def judged(*arguments: Any) -> Outcome:
+    def judged(*arguments: Any) -> Counts:
         log.append("judged")
         return judge(*arguments)
+
+    def judged_last(*arguments: Any) -> Outcome:
+        log.append("judged")
+        return judge_last(*arguments)
 
     def sketched(*arguments: Any) -> Outcome:
         log.append("sketched")
         return make(*arguments)
 
-    monkeypatch.setattr(rollout, "open_engine", lambda *arguments: Logged(opened(*arguments)))
-    monkeypatch.setattr(reward, "execute", judged)
+    monkeypatch.setattr(rounds, "open_engine", lambda *arguments: Logged(opened(*arguments)))
+    monkeypatch.setattr(rounds.Rounds, "judge", judged)
+    monkeypatch.setattr(reward, "execute", judged_last)
     monkeypatch.setattr(sketch, "execute", sketched)
     asked = config(finished["halving"].parent / "pool.jsonl", ALLOCATIONS["halving"])
     pipeline.run(asked, tmp_path / "run")
@@ -205,7 +215,7 @@ def test_one_engine_serves_all_rounds_and_is_left_before_the_sketches(
     def failing(*_: object) -> None:
         raise RewardError("no verdicts")
 
-    monkeypatch.setattr(reward, "execute", failing)
+    monkeypatch.setattr(rounds.Rounds, "judge", failing)
     with pytest.raises(RewardError):
         pipeline.run(asked, tmp_path / "failing")
     assert log == ["opened", "left"]
@@ -221,13 +231,15 @@ def sampled(finished: dict[str, Path], tmp_path: Path) -> RunDir:
 
 
 def test_a_round_adds_verdicts_and_undoes_none(sampled: RunDir) -> None:
-    before = {path.name: path.stat().st_mtime_ns for path in (sampled.path / "rewards").iterdir()}
+    made = {path.name.removeprefix("verdicts-"): path for path in (sampled.path / "rollouts").glob("verdicts-*")}
     assert sampled.record("rollout")["state"] == "done"
-    assert not any(name.startswith("part-r1") for name in before)
+    assert made
+    assert not any(name.startswith("part-r1") for name in made)
     with sampled.locked():
         pipeline.advance(sampled, "reward", Progress(quiet=True))
-    after = {path.name: path.stat().st_mtime_ns for path in (sampled.path / "rewards").iterdir()}
-    assert before.items() < after.items()
+    rewards = {path.name: path for path in (sampled.path / "rewards").iterdir()}
+    assert made.keys() < rewards.keys()
+    assert all(rewards[name].read_bytes() == path.read_bytes() for name, path in made.items())
     assert not any(pipeline.stale(sampled).values())
 
 

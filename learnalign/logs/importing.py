@@ -35,6 +35,7 @@ from learnalign.progress import Progress
 from learnalign.runs import pipeline
 from learnalign.runs.directory import RunDir, create_run, open_run
 from learnalign.runs.stages import rollout
+from learnalign.schemas import LOGGED_ROLLOUTS, SKIPPED
 
 PART_ROWS = 4096
 POOL = "imported.jsonl"
@@ -143,9 +144,7 @@ def _fill(run: RunDir, logged: list[Logged], progress: Progress) -> None:
     run.begin(rollout.NAME, inputs, rollout.PRODUCTS)
     (run.path / "rollouts").mkdir()
     skipped = _write_parts(run, groups, policy)
-    files.write_parquet(
-        run.path / "rollouts" / "skipped.parquet", pa.Table.from_pylist(skipped, rollout.SKIPPED_SCHEMA)
-    )
+    files.write_parquet(run.path / "rollouts" / "skipped.parquet", pa.Table.from_pylist(skipped, SKIPPED))
     _write_history(run, groups)
     total = sum(len(group.responses) for group in groups)
     notes = [f"{total:,} responses of {len(groups):,} prompts imported"]
@@ -288,7 +287,7 @@ def _write_parts(run: RunDir, groups: list[Group], policy: Renderer) -> list[dic
 
 
 def _rows(group: Group, encoded: list[tuple[Logged, Tokens]], policy: Renderer) -> Iterator[tuple[Any, ...]]:
-    """Rows of `rollout.SCHEMA`, and the logged reward and verdict."""
+    """Rows of `schemas.ROLLOUTS`, and the logged reward and verdict."""
     for number, (one, tokens) in enumerate(encoded):
         text = policy.decode(tokens.tolist()) if one.response is None else one.response
         finish = "stop" if int(tokens[-1]) in policy.eos_ids else "length"
@@ -321,9 +320,10 @@ def check_range(prompt_id: str, texts: Iterable[Tokens], policy: Renderer) -> No
 
 
 def _write_part(run: RunDir, number: int, rows: list[tuple[Any, ...]]) -> None:
-    schema = rollout.SCHEMA.append(pa.field("reward", pa.float64())).append(pa.field("correct", pa.bool_()))
     columns = zip(*rows, strict=True)
-    table = pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+    table = pa.table(
+        [pa.array(c, f.type) for c, f in zip(columns, LOGGED_ROLLOUTS, strict=True)], schema=LOGGED_ROLLOUTS
+    )
     files.write_parquet(run.path / "rollouts" / f"part-{number:06d}.parquet", table)
 
 

@@ -37,6 +37,7 @@ from learnalign.pool.columns import (
     value_at,
 )
 from learnalign.pool.records import RecordFile, json_records, open_records, parquet_file, readable_parquet
+from learnalign.schemas import POOL
 
 BATCH = 8192
 """Records held as Python objects at a time."""
@@ -44,24 +45,13 @@ BATCH = 8192
 Batch = list[tuple[int, dict[str, Any]]]
 """Records with their places (see `records`)."""
 
-SCHEMA = pa.schema(
-    {
-        "row": pa.int64(),
-        "prompt_id": pa.string(),
-        "problem": pa.string(),
-        "messages": pa.string(),
-        "answer": pa.string(),
-        "source": pa.string(),
-    }
-)
-
 # Two columns more than a caller sees: to make ids unique, and to say where they repeat.
-READ_SCHEMA = SCHEMA.append(pa.field("split", pa.string())).append(pa.field("place", pa.int64()))
+READ_SCHEMA = POOL.append(pa.field("split", pa.string())).append(pa.field("place", pa.int64()))
 
 
 @dataclass(frozen=True)
 class Pool:
-    """A pool file in columns. `prompts` has `SCHEMA`, one row a prompt, in the order of the file:
+    """A pool file in columns. `prompts` has `schemas.POOL`, one row a prompt, in the order of the file:
 
     row (in the file, 0 for the first record; with a gap where a row had no answer), prompt_id (unique),
     problem (what a person would read; of chat messages the last one of the user), messages (JSON list of
@@ -107,7 +97,7 @@ def read_pool(config: PoolConfig) -> Pool:
     if columns.id:
         ids, names["id"] = _unique_ids(file, columns, table)
         table = table.set_column(1, "prompt_id", ids)
-    prompts = table.select(SCHEMA.names)
+    prompts = table.select(POOL.names)
     return Pool(file.path, sha256_file(file.path), prompts.num_rows, prompts, names, tuple(read.unanswered))
 
 

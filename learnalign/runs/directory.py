@@ -18,12 +18,12 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from learnalign import files
 from learnalign.config import Config, PolicyConfig, read_config, to_toml
@@ -34,7 +34,6 @@ LAP_SECONDS = 5.0
 REPORTED_PACKAGES = ("learnalign", "torch", "transformers", "numpy", "pyarrow", "math-verify", "faiss-cpu")
 
 Inputs = Mapping[str, str | int | float]
-T = TypeVar("T")
 
 
 class RunDir:
@@ -42,8 +41,6 @@ class RunDir:
 
     def __init__(self, path: Path, config: Config, manifest: dict[str, Any]) -> None:
         self.path, self.config, self.manifest = path, config, manifest
-        self._held: list[Any] = []
-        self._leaving = ExitStack()
 
     @property
     def target(self) -> Path:
@@ -68,7 +65,7 @@ class RunDir:
 
     def begin(self, stage: str, inputs: Inputs, products: tuple[str, ...]) -> None:
         """Record that a stage starts or goes on, with what determines its result and what it makes."""
-        before = {"seconds": 0.0, "rounds": [], **self.record(stage)}
+        before = {"seconds": 0.0, **self.record(stage)}
         before.pop("outputs", None)
         self._store(stage, {**before, "state": "running", "inputs": dict(inputs), "products": list(products)})
 
@@ -83,25 +80,17 @@ class RunDir:
         if seconds - record["seconds"] >= LAP_SECONDS:
             self._store(stage, {**record, "seconds": round(seconds, 3)})
 
-    def finish(
-        self, stage: str, rows: int, seconds: float, notes: list[str], facts: dict[str, Any], more: bool = False
-    ) -> None:
-        """Record the digests of what a stage made, and that it is done; `more`: only that a round of it is."""
+    def finish(self, stage: str, rows: int, seconds: float, notes: list[str], facts: dict[str, Any]) -> None:
+        """Record the digests of what a stage made, and that it is done."""
         record = self.manifest["stages"][stage]
         outputs = {name: digest(self.path / name) for name in record["products"]}
-        rounds = [*record["rounds"], outputs] if more else record["rounds"]
-        state = "between rounds" if more else "done"
-        done = {"state": state, "outputs": outputs, "rows": rows, "seconds": round(seconds, 3), "rounds": rounds}
+        done = {"state": "done", "outputs": outputs, "rows": rows, "seconds": round(seconds, 3)}
         self._store(stage, {**record, **done, "notes": notes, **facts})
 
-    def grew_from(self, stage: str, product: str, earlier: str) -> bool:
-        """Whether a product had this digest after an earlier round of its stage: it has only grown since."""
-        return any(outputs[product] == earlier for outputs in self.record(stage).get("rounds", []))
-
     def output(self, stage: str, product: str) -> str:
-        """Digest of a product after its stage, or a round of it. Raises `RunError` if the stage is not that far."""
+        """Digest of a product after its stage. Raises `RunError` if the stage is not that far."""
         record = self.record(stage)
-        if record.get("state") not in ("done", "between rounds"):
+        if record.get("state") != "done":
             raise RunError(f"{self.path}: stage {stage} is not done; run 'learnalign {stage} {self.path}' first")
         return str(record["outputs"][product])
 
@@ -109,21 +98,6 @@ class RunDir:
         self.manifest["stages"][stage] = record
         self.manifest["versions"] = installed_versions()
         files.write_json(self.path / "manifest.json", self.manifest)
-
-    def hold(self, opened: Callable[[], AbstractContextManager[T]]) -> T:
-        """What a stage keeps open from one of its rounds to the next: opened by the first call, the same later.
-
-        It is left by `release`, and with the lock.
-        """
-        if not self._held:
-            self._held.append(self._leaving.enter_context(opened()))
-        held: T = self._held[0]
-        return held
-
-    def release(self) -> None:
-        """Leave what is held, if anything is."""
-        self._held.clear()
-        self._leaving.close()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -138,10 +112,7 @@ class RunDir:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
-            try:
-                yield
-            finally:
-                self.release()
+            yield
 
 
 def create_run(path: str | Path, config: Config) -> RunDir:

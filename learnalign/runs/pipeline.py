@@ -2,8 +2,7 @@
 
 A stage whose recorded inputs equal today's is not run again. Where they differ, cheap products are made anew;
 costly ones (responses, sketches) are kept and the run is refused with the difference, because overwriting a
-night's work must be the user's own decision. Where responses are spread over the prompts by what is known of them,
-rollout and reward take turns: every round of responses is judged before the next.
+night's work must be the user's own decision.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any, Protocol, cast
 
 from learnalign import files
 from learnalign.config import Config, SelectConfig, WarmupConfig
-from learnalign.errors import CostlyProductsError, LearnAlignError, PoolError
+from learnalign.errors import CostlyProductsError, LearnAlignError
 from learnalign.progress import Progress
 from learnalign.runs.directory import RunDir, create_run, differences, digest, open_run
 from learnalign.runs.stages import Outcome, stages
@@ -84,22 +83,17 @@ def advance(run: RunDir, last: str, progress: Progress) -> None:
     """Run every stage up to and including `last` that is not up to date. The caller holds the run's lock."""
     names = stages(run.config)
     for name in names[: names.index(last) + 1]:
-        if name == "rollout":
-            _check_count(run)
         if name == "score" and run.config.select.target:
             _measure_target(run, progress)
         _bring(run, name, progress)
-        while run.record(name)["state"] == "between rounds":
-            _bring(run, "reward", progress)
-            _bring(run, name, progress)
 
 
 def _bring(run: RunDir, name: str, progress: Progress) -> None:
-    """Run a stage, or the next round of it, unless it is up to date."""
+    """Run a stage unless it is up to date."""
     stage = load(name)
     inputs = _inputs(stage, run)
     record = run.record(name)
-    changed = _changed(run, name, inputs)
+    changed = differences(record.get("inputs", inputs), inputs)
     if record and record["inputs"] == inputs and record["state"] == "done":
         return
     if changed and stage.COSTLY:
@@ -111,14 +105,6 @@ def _bring(run: RunDir, name: str, progress: Progress) -> None:
     if changed or not record:
         _clear(run, stage)
     _execute(run, stage, inputs, progress)
-
-
-def _changed(run: RunDir, name: str, inputs: dict[str, Any]) -> list[str]:
-    """Which inputs differ from those of a stage's record. Verdicts are not undone by a further round of responses."""
-    old = dict(run.record(name).get("inputs", inputs))
-    if name == "reward" and run.grew_from("rollout", "rollouts", old.get("rollouts", "")):
-        old["rollouts"] = inputs["rollouts"]
-    return differences(old, inputs)
 
 
 def _measure_target(run: RunDir, progress: Progress) -> None:
@@ -173,7 +159,7 @@ def _execute(run: RunDir, stage: Stage, inputs: dict[str, Any], progress: Progre
             files.remove_partials(folder)
     outcome = stage.execute(run, progress)
     seconds = time.monotonic() - started
-    run.finish(stage.NAME, outcome.rows, seconds, outcome.notes, outcome.facts, outcome.more)
+    run.finish(stage.NAME, outcome.rows, seconds, outcome.notes, outcome.facts)
     progress.say(f"{stage.NAME}: {outcome.rows:,} rows in {seconds:,.1f} s")
     for note in outcome.notes:
         progress.say(f"{stage.NAME}: {note}")
@@ -186,13 +172,6 @@ def _clear(run: RunDir, stage: Stage) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def _check_count(run: RunDir) -> None:
-    """Refuse at once, before anything is sampled, to select more prompts than there are."""
-    rows, wanted = int(run.record("pool")["rows"]), run.config.select.n
-    if wanted > rows:
-        raise PoolError(f"{wanted:,} prompts are to be selected from a pool of {rows:,}: lower --select")
 
 
 def verify(run: RunDir) -> list[str]:

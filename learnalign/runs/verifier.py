@@ -1,7 +1,7 @@
 """A run's verifier, ready to judge responses to the run's prompts: what its stages share that need verdicts.
 
 A verifier takes gold answers, and some of them whole rows of the pool; this module finds both by prompt id. It does
-not judge (see `rewards`), and writes nothing.
+not judge (see `rewards`), and writes no files.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from learnalign.pool.rows import row_reader
 from learnalign.rewards import Prompt, Verdict, is_function, make_verifier, needs_rows, source_digest
 from learnalign.runs.directory import RunDir
+from learnalign.schemas import VERDICTS
 
 IMPORTED = "imported"
 """The verifier that judges nothing: rewards stand in the rollouts already."""
@@ -47,6 +49,19 @@ def verifier_inputs(run: RunDir) -> dict[str, Any]:
     if is_function(config.verifier) or config.verifier == IMPORTED:
         found["reward.threshold"] = config.threshold
     return found
+
+
+def verdict_table(rollouts: pa.Table, verdicts: Sequence[Verdict]) -> pa.Table:
+    """Verdicts of the responses in a part of rollouts, with the columns `VERDICTS`."""
+    columns = [
+        rollouts["prompt_id"].combine_chunks(),
+        rollouts["response"].combine_chunks(),
+        [verdict.correct for verdict in verdicts],
+        [verdict.reward for verdict in verdicts],
+        [verdict.how for verdict in verdicts],
+    ]
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, VERDICTS.types, strict=True)]
+    return pa.table(arrays, schema=VERDICTS)
 
 
 @contextmanager

@@ -28,5 +28,3 @@ class Outcome:
     rows: int
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
-    more: bool = False
-    """Only a round is done: the next one depends on the verdicts of this one."""

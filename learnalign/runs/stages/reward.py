@@ -15,8 +15,9 @@ from learnalign.errors import RewardError
 from learnalign.progress import Progress
 from learnalign.rewards import Verdict
 from learnalign.runs.directory import RunDir
+from learnalign.runs.rounds import made_verdicts
 from learnalign.runs.stages import Outcome
-from learnalign.runs.verifier import IMPORTED, open_verifier, verifier_inputs
+from learnalign.runs.verifier import IMPORTED, open_verifier, verdict_table, verifier_inputs
 
 NAME = "reward"
 PRODUCTS = ("rewards",)
@@ -46,6 +47,10 @@ def _judge_parts(run: RunDir, parts: Sequence[Path], progress: Progress) -> tupl
     """Write the verdicts of the parts that have none; all the responses there are, and what the judge has to say."""
     folder = run.path / "rewards"
     folder.mkdir(exist_ok=True)
+    for part in parts:  # judged while sampling, to decide on the next round
+        made = made_verdicts(part)
+        if made and not (folder / part.name).exists():
+            files.write_bytes(folder / part.name, made.read_bytes())
     counts = [pq.read_metadata(part).num_rows for part in parts]
     todo = [k for k, part in enumerate(parts) if not (folder / part.name).exists()]
     total = sum(counts)
@@ -53,18 +58,8 @@ def _judge_parts(run: RunDir, parts: Sequence[Path], progress: Progress) -> tupl
     with _judging(run) as judging, progress.track(NAME, total, "responses", done=done) as advance:
         for k in todo:
             rows = pq.read_table(parts[k], columns=judging.columns)
-            verdicts = judging.judge(rows)
-            table = pa.table(
-                {
-                    "prompt_id": rows["prompt_id"],
-                    "response": rows["response"],
-                    "correct": pa.array([v.correct for v in verdicts], pa.bool_()),
-                    "reward": pa.array([v.reward for v in verdicts], pa.float64()),
-                    "how": pa.array([v.how for v in verdicts], pa.string()),
-                }
-            )
-            files.write_parquet(folder / parts[k].name, table)
-            advance(len(verdicts))
+            files.write_parquet(folder / parts[k].name, verdict_table(rows, judging.judge(rows)))
+            advance(rows.num_rows)
         return total, judging.notes() if todo else []
 
 

@@ -1,16 +1,12 @@
 """Stage 2: the policy answers every prompt; one Parquet part a batch, so that a resume goes on there.
 
-Where responses are spread over the prompts by what is known of them, a call samples one round, and the next reads
-its verdicts (see `learnalign.rollout.allocation`). Which round is next follows from the files alone. The engine stays
-open until the last round is done: it may take a minute to start.
+Where responses are spread over the prompts by what is known of them, they are sampled and judged round by round (see
+`learnalign.rollout.allocation`). Which round is next follows from the files alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,35 +14,20 @@ import pyarrow.parquet as pq
 
 from learnalign import files
 from learnalign.config import section_dict
-from learnalign.errors import PolicyError
+from learnalign.errors import PolicyError, PoolError
 from learnalign.policy import Renderer, load_renderer, policy_digest
 from learnalign.progress import Progress
-from learnalign.rollout import batch_sequences, open_engine
 from learnalign.rollout.allocation import Counts, Round, next_round, rounds
-from learnalign.rollout.engine import Response, Task, plan
-from learnalign.rollout.parts import part_name, parts_of
 from learnalign.runs.directory import RunDir
+from learnalign.runs.rounds import Prompt, Rounds
 from learnalign.runs.stages import Outcome
 from learnalign.runs.verifier import verifier_inputs
+from learnalign.schemas import DROPPED, SKIPPED
 
 NAME = "rollout"
 PRODUCTS = ("rollouts",)
 COSTLY = True
 
-SCHEMA = pa.schema(
-    [
-        ("prompt_id", pa.string()),
-        ("response", pa.int32()),
-        ("prompt_tokens", pa.list_(pa.int32())),
-        ("tokens", pa.list_(pa.int32())),
-        ("logprobs", pa.list_(pa.float32())),
-        ("length", pa.int32()),
-        ("text", pa.string()),
-        ("finish", pa.string()),
-    ]
-)
-SKIPPED_SCHEMA = pa.schema([("prompt_id", pa.string()), ("reason", pa.string())])
-DROPPED_SCHEMA = pa.schema([("prompt_id", pa.string()), ("responses", pa.int32())])
 OPERATION = ("base_urls", "concurrency", "patience_seconds", "tensor_parallel")
 """Settings of [rollout] that decide how and where responses are sampled, not which."""
 HALVING = ("budget", "keep")
@@ -56,6 +37,7 @@ HALVING = ("budget", "keep")
 def inputs(run: RunDir) -> dict[str, Any]:
     """Pool, policy, prompt rendering and sampling settings; where verdicts steer the sampling, the verifier too."""
     policy, config = section_dict(run.config, "policy"), run.config.rollout
+    _check_count(run)
     named = {
         "pool": run.output("pool", "pool.parquet"),
         "policy": policy_digest(run.policy.model),
@@ -70,38 +52,34 @@ def inputs(run: RunDir) -> dict[str, Any]:
 
 
 def execute(run: RunDir, progress: Progress) -> Outcome:
-    """Sample what is not there yet of the first round that is not judged yet."""
+    """Sample what is not there yet, round by round; a round after which another one comes is judged at once."""
     config = run.config.rollout
-    folder = run.path / "rollouts"
-    folder.mkdir(exist_ok=True)
+    (run.path / "rollouts").mkdir(exist_ok=True)
     renderer = load_renderer(run.policy)
     prompts, skipped = tokenized(run, renderer)
     sampled, correct = np.zeros(len(prompts), np.int64), np.zeros(len(prompts), np.int64)
-    facts = {"name": renderer.name, "digest": policy_digest(renderer.name), **run.record(NAME).get("policy", {})}
-    row_of = {prompt.prompt_id: row for row, prompt in enumerate(prompts)}
-    for number in range(rounds(config)):
-        now = next_round(config, _keep(run), number, sampled, correct)
-        facts |= _sample_round(run, progress, renderer, prompts, sampled, now, number)
-        sampled = sampled + now.wanted
-        if number == rounds(config) - 1:
-            break
-        verdicts = _verdicts(run, number, row_of)
-        if verdicts is None:
-            return Outcome(int(sampled.sum()), facts={"policy": facts}, more=True)
-        correct = correct + verdicts
-    run.release()
+    with Rounds(run, progress, renderer, prompts) as opened:
+        for number in range(rounds(config)):
+            now = next_round(config, _keep(run), number, sampled, correct)
+            opened.sample(number, now, sampled)
+            sampled = sampled + now.wanted
+            if number < rounds(config) - 1:
+                correct = correct + opened.judge(number)
+        facts = {"name": renderer.name, "digest": policy_digest(renderer.name), **opened.policy_facts()}
+        notes = opened.notes()
     _write_skipped(run, skipped)
     if config.allocation == "halving":
         _write_dropped(run, prompts, sampled, now)
-    notes = [f"{len(skipped):,} prompts skipped: too long for the policy's context"] if skipped else []
+    if skipped:
+        notes.append(f"{len(skipped):,} prompts skipped: too long for the policy's context")
     return Outcome(int(sampled.sum()), notes, {"policy": facts, "skipped": len(skipped)})
 
 
-class Prompt(NamedTuple):
-    """A prompt of the pool as token ids."""
-
-    prompt_id: str
-    tokens: list[int]
+def _check_count(run: RunDir) -> None:
+    """Refuse at once, before anything is sampled, to select more prompts than there are."""
+    rows, wanted = int(run.record("pool")["rows"]), run.config.select.n
+    if wanted > rows:
+        raise PoolError(f"{wanted:,} prompts are to be selected from a pool of {rows:,}: lower --select")
 
 
 def _keep(run: RunDir) -> int:
@@ -129,74 +107,9 @@ def tokenized(run: RunDir, renderer: Renderer) -> tuple[list[Prompt], list[tuple
     return prompts, skipped
 
 
-def _sample_round(
-    run: RunDir,
-    progress: Progress,
-    renderer: Renderer,
-    prompts: list[Prompt],
-    sampled: Counts,
-    now: Round,
-    number: int,
-) -> dict[str, Any]:
-    """Sample the parts of a round that are not there yet; what the engine says of the policy, if it was needed."""
-    wanted = now.wanted.tolist()
-    batches = plan([len(p.tokens) for p in prompts], wanted, batch_sequences(run.config.rollout))
-    parts = [run.path / "rollouts" / part_name(number, k) for k in range(len(batches))]
-    todo = [k for k, part in enumerate(parts) if not part.exists()]
-    if not todo:
-        return {}
-    total = sum(wanted)
-    left = sum(wanted[i] for k in todo for i in batches[k])
-    if left < total:
-        progress.say(f"rollout: {total - left:,} of {total:,} responses were there")
-    elif number:
-        kept = int(np.count_nonzero(now.wanted))
-        progress.say(f"rollout: round {number + 1} asks for {total:,} responses of {kept:,} prompts")
-    longest = max(len(p.tokens) for p in prompts)  # a later round may ask for prompts that this one does not
-    engine = run.hold(lambda: open_engine(replace(run.config, policy=run.policy), renderer, longest))
-    with progress.track(NAME, total, "responses", done=total - left) as advance:
-        for k in todo:
-            tasks = [Task(*prompts[i], wanted[i], int(sampled[i])) for i in batches[k]]
-            responses = engine.sample(tasks)
-            files.write_parquet(parts[k], _table(responses))
-            advance(len(responses))
-    return engine.facts()
-
-
-def _verdicts(run: RunDir, number: int, row_of: dict[str, int]) -> Counts | None:
-    """Correct responses of every prompt in a round; None where it is not judged yet.
-
-    Verdicts count only if they were made from these responses: the folder may hold those of deleted ones.
-    """
-    record = run.record("reward")
-    judged = record.get("state") == "done" and run.grew_from(NAME, "rollouts", record["inputs"]["rollouts"])
-    parts = [run.path / "rewards" / part.name for part in parts_of(run.path / "rollouts", number)]
-    if not judged or not all(part.exists() for part in parts):
-        return None if parts else np.zeros(len(row_of), np.int64)
-    return _correct_of(parts, row_of)
-
-
-def _correct_of(parts: Sequence[Path], row_of: Mapping[str, int]) -> Counts:
-    """[len(row_of)] correct responses of every prompt in these parts of verdicts; row_of: prompt id to place."""
-    correct = np.zeros(len(row_of), np.int64)
-    for part in parts:
-        rows = pq.read_table(part, columns=["prompt_id", "correct"])
-        at = [row_of[prompt_id] for prompt_id in rows["prompt_id"].to_pylist()]
-        np.add.at(correct, at, rows["correct"].to_numpy())
-    return correct
-
-
-def _table(responses: list[Response]) -> pa.Table:
-    columns = list(zip(*responses, strict=True))
-    prompt_id, number, prompt_tokens, tokens, logprobs, text, finish = columns
-    length = [len(t) for t in tokens]
-    arrays = [prompt_id, number, prompt_tokens, tokens, logprobs, length, text, finish]
-    return pa.table([pa.array(a, f.type) for a, f in zip(arrays, SCHEMA, strict=True)], schema=SCHEMA)
-
-
 def _write_skipped(run: RunDir, skipped: list[tuple[str, str]]) -> None:
     rows = [{"prompt_id": prompt_id, "reason": reason} for prompt_id, reason in skipped]
-    files.write_parquet(run.path / "rollouts" / "skipped.parquet", pa.Table.from_pylist(rows, SKIPPED_SCHEMA))
+    files.write_parquet(run.path / "rollouts" / "skipped.parquet", pa.Table.from_pylist(rows, SKIPPED))
 
 
 def _write_dropped(run: RunDir, prompts: list[Prompt], sampled: Counts, last: Round) -> None:
@@ -206,4 +119,4 @@ def _write_dropped(run: RunDir, prompts: list[Prompt], sampled: Counts, last: Ro
         for prompt, count, kept in zip(prompts, sampled.tolist(), last.kept.tolist(), strict=True)
         if not kept
     ]
-    files.write_parquet(run.path / "rollouts" / "dropped.parquet", pa.Table.from_pylist(rows, DROPPED_SCHEMA))
+    files.write_parquet(run.path / "rollouts" / "dropped.parquet", pa.Table.from_pylist(rows, DROPPED))

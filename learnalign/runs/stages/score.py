@@ -14,6 +14,7 @@ from learnalign.errors import StoreError
 from learnalign.progress import Progress
 from learnalign.runs.directory import RunDir, open_run
 from learnalign.runs.stages import Outcome
+from learnalign.schemas import SCORES
 from learnalign.scoring import mean_direction, score_against, score_shards
 from learnalign.scoring.learnability import learnability_of_counts
 from learnalign.store import SketchReader
@@ -63,6 +64,7 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
     score[rows], alignment[rows], norm[rows] = scored.score, scored.alignment, reader.norm
     state, reason = _states(run, success, rows[~usable], reader.norm[~usable], row_of)
     columns = {
+        **{name: pool[name] for name in ("row", "prompt_id", "problem", "source")},
         "responses": sampled,
         "success_rate": success,
         "learnability": learnability,
@@ -70,12 +72,10 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
         "alignment": alignment,
         "gradient_norm": norm,
         "response_tokens": length,
-        "state": pa.array(state, pa.string()),
-        "reason": pa.array(reason, pa.string()),
+        "state": state,
+        "reason": reason,
     }
-    for name, values in columns.items():
-        pool = pool.append_column(name, pa.array(values))
-    files.write_parquet(run.path / "scores.parquet", pool)
+    files.write_parquet(run.path / "scores.parquet", pa.table(columns, schema=SCORES))
     lost = state.count("excluded")
     notes = [f"{lost:,} prompts excluded: their gradient is zero or not finite"] if lost else []
     return Outcome(pool.num_rows, notes)

@@ -18,6 +18,7 @@ from learnalign.pool.values import column_values
 from learnalign.progress import Progress
 from learnalign.runs.directory import RunDir
 from learnalign.runs.stages import Outcome
+from learnalign.schemas import PICKS
 from learnalign.scoring import mean_direction, score_against, score_shards
 from learnalign.scoring.rows import Rows
 from learnalign.selection import (
@@ -65,7 +66,9 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
     extra["learnalign_gain"] = picks.gains
     file_rows = scores["row"].to_numpy()[rows]  # not the positions: rows without an answer were left out
     exported = write_selection(run.config.pool.path, file_rows.tolist(), extra, run.path)
-    table = pa.table({"position": rows, "prompt_id": scores["prompt_id"].take(pa.array(rows)), "gain": picks.gains})
+    table = pa.table(
+        {"position": rows, "prompt_id": scores["prompt_id"].take(pa.array(rows)), "gain": picks.gains}, schema=PICKS
+    )
     files.write_parquet(run.path / "picks.parquet", table)
     notes = [*exported.notes, *picks.notes]
     if n < config.n:
