@@ -9,14 +9,14 @@
 #include <vector>
 
 #include "common/cpu.hpp"
-#include "store/crc32c.hpp"
 #include "common/error.hpp"
-#include "store/files.hpp"
-#include "fold/fold.hpp"
-#include "store/journal.hpp"
 #include "common/parallel.hpp"
+#include "fold/fold.hpp"
 #include "score/score.hpp"
 #include "select/select.hpp"
+#include "store/crc32c.hpp"
+#include "store/files.hpp"
+#include "store/journal.hpp"
 #include "store/store.hpp"
 #include "store/sumfile.hpp"
 

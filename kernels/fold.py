@@ -7,8 +7,8 @@ into one of d buckets (a count-sketch, or sparse Johnson-Lindenstrauss map), all
     phi_s[b] += sum over entries (r, c) with bucket(r, c) = b of sign(r, c) W_s[r, c]
 
 so that E[phi_s . phi_t] = <W_s, W_t>. Signs and buckets come from `signs`. `fold_segments` hands the work to
-`fold_native` (CPU) or `fold_triton` (CUDA). `fold_reference` is the twin that both are tested against: right and
-bounded, not fast.
+`fold_native` (CPU) or `fold_triton` (CUDA). `fold_reference` is the reference implementation of
+both: right and bounded, not fast.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ SETTINGS: dict[torch.dtype, dict[str, int]] = {
 
 @triton.jit
 def philox(c0, c1, c2, c3, k0, k1):
-    """Philox-4x32-10; all arguments uint32 and of one shape. The twin of `signs.philox`."""
+    """Philox-4x32-10; all arguments uint32 and of one shape. The reference implementation is `signs.philox`."""
     for _ in tl.static_range(10):
         h0, l0 = tl.umulhi(c0, tl.full(c0.shape, 0xD2511F53, tl.uint32)), c0 * tl.full(c0.shape, 0xD2511F53, tl.uint32)
         h1, l1 = tl.umulhi(c2, tl.full(c2.shape, 0xCD9E8D57, tl.uint32)), c2 * tl.full(c2.shape, 0xCD9E8D57, tl.uint32)

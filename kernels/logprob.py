@@ -150,7 +150,7 @@ def shaped(products: Tensor, shape: LogitShape) -> Tensor:
 def rows_to_delta(
     products: Tensor, targets: Tensor, coefficients: Tensor, shape: LogitShape, kl: KLTerm | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Turns z [b, V] into delta, in place. Returns delta and log p [b]. The twin of `rows_to_delta_triton`."""
+    """Turns z [b, V] into delta, in place. Returns delta and log p [b]. The reference of `rows_to_delta_triton`."""
     log_probabilities = products.new_empty(len(products))
     factor = shape.scale / shape.temperature
     step = max(1, CACHED_ENTRIES // products.shape[1])

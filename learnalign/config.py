@@ -48,8 +48,15 @@ def bounded(
     return field(default=default, metadata={"above": above, "at_least": at_least, "at_most": at_most, "why": why})
 
 
+class Section:
+    """One table of the configuration, checked when it is made."""
+
+    def __post_init__(self) -> None:
+        _check_section(type(self).__name__.removesuffix("Config").lower(), self)
+
+
 @dataclass(frozen=True)
-class PoolConfig:
+class PoolConfig(Section):
     """Where the prompts come from. Column names left empty are found by name (see `learnalign.pool`)."""
 
     path: str = ""
@@ -62,7 +69,7 @@ class PoolConfig:
 
 
 @dataclass(frozen=True)
-class PolicyConfig:
+class PolicyConfig(Section):
     """The policy model whose success rates and gradients are measured."""
 
     model: str = ""
@@ -79,7 +86,7 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
-class WarmupConfig:
+class WarmupConfig(Section):
     """GRPO on a random subset of the pool before anything is measured. The values are the paper's."""
 
     prompts: int = bounded(0, at_least=0)
@@ -97,7 +104,7 @@ class WarmupConfig:
 
 
 @dataclass(frozen=True)
-class RolloutConfig:
+class RolloutConfig(Section):
     """How responses are sampled: G = `responses` at `temperature` (the paper: 8 at 1.0)."""
 
     responses: int = bounded(8, at_least=2, why="a success rate needs a group")
@@ -130,7 +137,7 @@ class RolloutConfig:
 
 
 @dataclass(frozen=True)
-class RewardConfig:
+class RewardConfig(Section):
     """How a response is judged (see `learnalign.rewards`)."""
 
     verifier: str = "math"
@@ -148,7 +155,7 @@ class RewardConfig:
 
 
 @dataclass(frozen=True)
-class SketchConfig:
+class SketchConfig(Section):
     """How a prompt's policy gradient is sketched: a signed fold to `dimension` numbers."""
 
     dimension: int = bounded(8192, at_least=128, at_most=1 << 20)
@@ -179,7 +186,7 @@ class SketchConfig:
 
 
 @dataclass(frozen=True)
-class SelectConfig:
+class SelectConfig(Section):
     """How many prompts are taken, and by which strategy."""
 
     n: int = bounded(1000, above=0)
@@ -204,7 +211,7 @@ class SelectConfig:
 
 
 @dataclass(frozen=True)
-class OnlineConfig:
+class OnlineConfig(Section):
     """How an online selection picks again (see `learnalign.online`)."""
 
     visits: int = bounded(3, at_least=1)
@@ -229,8 +236,6 @@ class Config:
     online: OnlineConfig = field(default_factory=OnlineConfig)
 
     def __post_init__(self) -> None:
-        for section in fields(self):
-            _check_section(section.name, getattr(self, section.name))
         _check_together(self)
 
 

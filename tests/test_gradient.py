@@ -88,9 +88,9 @@ def test_an_empty_response_counts_in_the_group_and_adds_nothing() -> None:
     sketcher = Sketcher(model, dimension=D, seed=SEED)
     with_empty = sketcher.sketch([Group([1, 2], [[3, 4], []], [1.0, 0.0])])[0]
     # The same advantage for the one real response, whose loss is the same mean over its tokens.
-    twin = sketcher.sketch([Group([1, 2], [[3, 4], [3, 4]], [1.0, 0.0])])[0]
+    opposite = sketcher.sketch([Group([1, 2], [[3, 4], [3, 4]], [1.0, 0.0])])[0]
     assert np.linalg.norm(with_empty) > 1e-3
-    assert np.abs(twin).max() < 1e-12, "two equal responses with opposite advantages cancel"
+    assert np.abs(opposite).max() < 1e-12, "two equal responses with opposite advantages cancel"
 
 
 def test_no_groups_give_no_rows() -> None:

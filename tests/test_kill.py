@@ -73,8 +73,8 @@ def test_killed_at_random_and_resumed_is_byte_identical(tmp_path: Path) -> None:
     for name in RESULTS:
         assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
     for part in sorted((whole / "rollouts").iterdir()) + sorted((whole / "sketches").iterdir()):
-        twin = broken / part.relative_to(whole)
-        assert twin.read_bytes() == part.read_bytes(), part.name
+        copy = broken / part.relative_to(whole)
+        assert copy.read_bytes() == part.read_bytes(), part.name
 
 
 def test_killed_while_the_verifier_hangs(tmp_path: Path) -> None:

@@ -86,13 +86,13 @@ def twice(config: Config, online: Path, log: Path, tmp_path_factory: pytest.Temp
     return directory
 
 
-def test_a_stage_leaves_rows_of_the_pool(config: Config, online: Path) -> None:
-    picked = [json.loads(line) for line in (online / "updates/0001/selection.jsonl").read_text().splitlines()]
+def test_an_update_leaves_rows_of_the_pool(config: Config, online: Path) -> None:
+    picked = [json.loads(line) for line in (online / "online/0001/selection.jsonl").read_text().splitlines()]
     pool = {row["id"]: row for row in map(json.loads, Path(config.pool.path).read_text().splitlines())}
     assert [row["learnalign_rank"] for row in picked] == list(range(1, PICKED + 1))
     for row in picked:
         assert pool[row["id"]] == {k: v for k, v in row.items() if not k.startswith("learnalign_")}
-    table = pq.read_table(online / "updates/0001/selection.parquet")
+    table = pq.read_table(online / "online/0001/selection.parquet")
     assert table["id"].to_pylist() == [row["id"] for row in picked]
 
 
@@ -102,13 +102,13 @@ def test_logged_responses_give_gradients_and_the_next_picks(config: Config, twic
     assert state.facts.gradients == LOGGED
     assert np.flatnonzero(~np.isnan(state.agreement)).tolist() == list(range(LOGGED))
     assert state.facts.agreeing == min(PICKED, int((state.agreement[:LOGGED] > 0).sum())) > 0
-    table = pq.read_table(twice / "updates/0002/selection.parquet")
+    table = pq.read_table(twice / "online/0002/selection.parquet")
     np.testing.assert_allclose(table["learnalign_score"].to_numpy(), state.score()[state.picked])
 
 
 def test_sketches_are_of_a_pair_of_logged_responses(config: Config, twice: Path) -> None:
     policy = load_policy(config.policy)
-    reader = SketchReader(twice / "updates/0002/sketches")
+    reader = SketchReader(twice / "online/0002/sketches")
     rows = [json.loads(line) for line in Path(config.pool.path).read_text().splitlines()]
     at = [row["id"] for row in rows].index(reader.prompt_ids[0])
     answer, end = rows[at]["answer"], policy.eos_ids[0]
@@ -122,7 +122,7 @@ def test_sketches_are_of_a_pair_of_logged_responses(config: Config, twice: Path)
 
 
 @pytest.mark.parametrize("killed_in", ["sketching", "comparing", "writing"])
-def test_killed_anywhere_a_stage_ends_as_if_it_had_not_been(
+def test_killed_anywhere_an_update_ends_as_if_it_had_not_been(
     config: Config,
     online: Path,
     twice: Path,
@@ -159,8 +159,8 @@ def test_killed_anywhere_a_stage_ends_as_if_it_had_not_been(
         result = next_prompts(directory, config, [log], Progress(quiet=True))
     assert result.update == 2
     for name in ("selection.jsonl", "selection.parquet"):
-        assert (directory / "updates/0002" / name).read_bytes() == (twice / "updates/0002" / name).read_bytes()
-    assert result.facts == json.loads((twice / "updates/state/update-0002/state.json").read_text())["facts"]
+        assert (directory / "online/0002" / name).read_bytes() == (twice / "online/0002" / name).read_bytes()
+    assert result.facts == json.loads((twice / "online/state/update-0002/state.json").read_text())["facts"]
 
 
 def test_the_trainings_own_rollouts_count_once(
@@ -191,7 +191,7 @@ def test_a_folder_of_logs_that_grows_may_be_given_again(
         next_module._observe(next_module._selector(run), steps, Progress(quiet=True))
         return next_module._selector(run).state.history
 
-    directory, decay = tmp_path / "run", config.update.decay
+    directory, decay = tmp_path / "run", config.online.decay
     shutil.copytree(online, directory)
     responses, correct = np.zeros(LOGGED), np.zeros(LOGGED)
     steps = (10, 9) if numbered else (None,)  # 10.jsonl sorts before 9.jsonl as text
@@ -208,11 +208,11 @@ def test_a_folder_of_logs_that_grows_may_be_given_again(
         np.testing.assert_allclose(found.responses[:LOGGED], responses * decay + 4)
         next_prompts(directory, config, [log], Progress(quiet=True))
         counted = next_module._selector(open_run(directory)).state
-        assert (counted.update, counted.counted) == (2, 11)
+        assert (counted.updates, counted.counted) == (2, 11)
         assert np.array_equal(observe(log).responses, counted.history.responses)
 
 
-def test_another_policy_within_a_stage_is_refused_and_nothing_lost(
+def test_another_policy_within_an_update_is_refused_and_nothing_lost(
     config: Config, online: Path, twice: Path, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tmp_path / "run"
@@ -221,7 +221,7 @@ def test_another_policy_within_a_stage_is_refused_and_nothing_lost(
         patch.setattr(selector, "compare", refuse)
         with pytest.raises(KeyboardInterrupt):
             next_prompts(directory, config, [log], Progress(quiet=True))
-    shards = {p: p.stat().st_mtime_ns for p in (directory / "updates/0002/sketches").glob("*.npy")}
+    shards = {p: p.stat().st_mtime_ns for p in (directory / "online/0002/sketches").glob("*.npy")}
     assert shards
     other = tmp_path / "policy"
     shutil.copytree(POLICY, other)
@@ -259,7 +259,7 @@ def test_the_command_prints_what_it_found_and_where_the_next_prompts_are(
     config: Config, log: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    arguments = ["update", str(run), "--policy", str(POLICY), "--json"]
+    arguments = ["next", str(run), "--policy", str(POLICY), "--json"]
     first = [*arguments, "--pool", config.pool.path, "-n", str(PICKED), "--set", "sketch.dimension=1024"]
     found = CliRunner().invoke(app, first)
     assert found.exit_code == 0, found.output
@@ -270,8 +270,6 @@ def test_the_command_prints_what_it_found_and_where_the_next_prompts_are(
     assert found.exit_code == 0, found.output
     printed = json.loads(found.stdout)
     assert (printed["update"], printed["gradients"]) == (2, LOGGED)
-    refused = CliRunner().invoke(
-        app, ["update", str(run), "--policy", str(tmp_path / "nothing"), "--observed", str(log)]
-    )
+    refused = CliRunner().invoke(app, ["next", str(run), "--policy", str(tmp_path / "nothing"), "--observed", str(log)])
     assert refused.exit_code == 2
     assert "cannot" in refused.stderr

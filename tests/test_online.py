@@ -151,7 +151,7 @@ def test_a_gradient_that_cannot_be_compared_takes_no_part() -> None:
         compare(Shared(np.zeros(8)), phi, value)
 
 
-def test_a_stage_ages_verdicts_and_gradients_alike() -> None:
+def test_an_update_ages_verdicts_and_gradients_alike() -> None:
     world, selector = made(), OnlineSelector(IDS, PICKED, settings=OnlineConfig(memory=0.5))
     selector.update(world)
     world.train(selector)
@@ -212,7 +212,7 @@ def test_of_a_group_the_first_of_each_kind_is_a_pair_and_the_last_group_counts()
     assert not pairs.of([4])
 
 
-def test_a_kill_in_a_stage_changes_nothing(tmp_path: Path) -> None:
+def test_a_kill_in_an_update_changes_nothing(tmp_path: Path) -> None:
     straight, world = OnlineSelector(IDS, PICKED), made()
     for _ in range(4):
         straight.update(world)
@@ -222,7 +222,7 @@ def test_a_kill_in_a_stage_changes_nothing(tmp_path: Path) -> None:
         if update:
             with pytest.raises(KeyboardInterrupt):
                 killed.update(Killed(world.p, world.gradients))
-            assert killed.update == update
+            assert killed.updates == update
         again = OnlineSelector(IDS, PICKED, directory=tmp_path)
         again.update(world)
         world.train(again)
@@ -254,16 +254,16 @@ def test_a_torn_line_of_observations_is_left_out(tmp_path: Path) -> None:
     assert third.visits[:3].tolist() == [0, 2, 1]
 
 
-def test_the_last_stage_is_the_one_of_the_highest_number(tmp_path: Path) -> None:
+def test_the_last_update_is_the_one_of_the_highest_number(tmp_path: Path) -> None:
     """Update 10,000 sorts before update 9,999 as text. A kill between two updates may leave both."""
     folder, other = Folder(tmp_path, IDS), Folder(tmp_path / "other", IDS)
-    folder.write(first_state(N)._replace(update=9_999))
-    other.write(first_state(N)._replace(update=10_000))
+    folder.write(first_state(N)._replace(updates=9_999))
+    other.write(first_state(N)._replace(updates=10_000))
     shutil.move(tmp_path / "other" / "update-10000", tmp_path)
     shutil.copytree(tmp_path / "update-10000", tmp_path / "update-10001.partial")
     found = folder.read(0.5)
     assert found is not None
-    assert found.update == 10_000
+    assert found.updates == 10_000
 
 
 def test_bad_input_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -273,9 +273,9 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path) -> None:
         OnlineSelector([], 1)
     with pytest.raises(ArrayError, match="between 1 and 2, found 3"):
         OnlineSelector(["a", "b"], 3)
-    with pytest.raises(ConfigError, match=r"update\.visits must be at least 1, found 0"):
+    with pytest.raises(ConfigError, match=r"online\.visits must be at least 1, found 0"):
         OnlineConfig(visits=0)
-    with pytest.raises(ConfigError, match=r"update\.memory must be from 0 to 1, found 1\.5"):
+    with pytest.raises(ConfigError, match=r"online\.memory must be from 0 to 1, found 1\.5"):
         OnlineConfig(memory=1.5)
     selector = OnlineSelector(IDS, PICKED, directory=tmp_path)
     with pytest.raises(RunError, match="before the first update"):

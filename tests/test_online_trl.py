@@ -63,7 +63,7 @@ def trainer(folder: Path, data: Dataset, **settings: Any) -> Any:
     )
 
 
-def test_training_runs_on_the_picks_of_every_stage(tmp_path: Path) -> None:
+def test_training_runs_on_the_picks_of_every_update(tmp_path: Path) -> None:
     data = dataset(84)
     selector = OnlineSelector(data["prompt_id"], PICKED, directory=tmp_path / "online")
     grpo = trainer(tmp_path, data)
@@ -74,7 +74,7 @@ def test_training_runs_on_the_picks_of_every_stage(tmp_path: Path) -> None:
     observe = selector.observe
     selector.observe = lambda ids, rewards: (trained.append((selector.updates, set(ids))), observe(ids, rewards))[1]  # type: ignore
     weights = [w.requires_grad for w in grpo.model.parameters()]
-    update(grpo, selector, dimension=512)
+    attach(grpo, selector, dimension=512)
     grpo.train()
     assert selector.updates == STEPS // EVERY, "an update a pass"
     assert selector.state.shared.gradients > 0, "pairs that training sampled gave gradients"
@@ -96,7 +96,7 @@ def test_training_runs_on_the_picks_of_every_stage(tmp_path: Path) -> None:
 def test_an_epoch_is_a_pass_over_the_picks_in_the_trainers_order() -> None:
     selector = OnlineSelector([f"p{k}" for k in range(20)], 6)
     row_of = {f"p{k}": 100 + k for k in range(20)}
-    selector.state = selector.state._replace(update=1, picked=selector.state.picked.__class__((6,), "int64"))
+    selector.state = selector.state._replace(updates=1, picked=selector.state.picked.__class__((6,), "int64"))
     selector.state.picked[:] = [3, 1, 4, 15, 9, 2]
     sampler = PicksSampler(selector, row_of, copies=3, batch=2, repeats=2, seed=0)
     rows = list(sampler)

@@ -136,7 +136,7 @@ def test_a_quota_a_source_and_a_quota_a_column(run: Path) -> None:
     lines = select_again(run, quota_column="", quota_share=0.2)  # every source is "": one group, and too few are left
     assert len(lines) == 3
     notes = pipeline.result(open_run(run)).notes
-    assert any("the limits leave 3 of 15" in note for note in notes)
+    assert any("the constraints leave 3 of 15" in note for note in notes)
 
 
 def test_columns_of_every_kind_of_pool(tmp_path: Path) -> None:

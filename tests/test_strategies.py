@@ -76,7 +76,7 @@ def test_rankings_are_the_sorted_order() -> None:
         assert (np.diff(picked.gains[v[picked.indices] > 0]) <= 0).all(), name
 
 
-def test_random_and_aligned_draw_without_favor_and_repeat() -> None:
+def test_random_and_random_positive_draw_without_favor_and_repeat() -> None:
     phi, p = pool()
     positive = np.flatnonzero(select(phi, p, 1).scores > 0)
     drawn = {name: np.zeros(N) for name in ("random", "random_positive")}
@@ -93,7 +93,7 @@ def test_random_and_aligned_draw_without_favor_and_repeat() -> None:
     assert again[0] == again[1] != select(phi, p, 10, strategy="random_positive", seed=6).indices.tolist()
 
 
-def test_aligned_fills_up_in_the_order_of_top_and_says_so() -> None:
+def test_random_positive_fills_up_in_the_order_of_top_and_says_so() -> None:
     phi, p = pool()
     positive = int((select(phi, p, 1).scores > 0).sum())
     picked = select(phi, p, positive + 5, strategy="random_positive")

@@ -57,7 +57,7 @@ void fixed_dot(const int8_t* row, const FixedVector& vector, int64_t d, int64_t*
 void fixed_add(const int8_t* row, const int16_t* weight, FixedSum& sum, int64_t d);
 int64_t fixed_sum_squares(const int8_t* row, int64_t d);
 
-// The AVX2 twins (fixed_avx2.cpp), for two and for group_rows rows at once. They fetch what comes next
+// The same with AVX2 (fixed_avx2.cpp), for two and for group_rows rows at once. They fetch what comes next
 // meanwhile: dots a pair of rows that lies `ahead` bytes behind, squares a quarter of a row and sums three
 // quarters of group_rows rows from `next` on.
 void fixed_dot_two_avx2(const int8_t* a, const int8_t* b, const FixedVector& vector, int64_t d, int64_t ahead,

@@ -91,7 +91,7 @@ inline double add_lanes(double* lane) {
     return lane[0];
 }
 
-// The AVX2 twins (rowmath_avx2.cpp); call them only where the machine has avx2, fma and f16c.
+// The same with AVX2 (rowmath_avx2.cpp); call them only where the machine has avx2, fma and f16c.
 const RowMath& row_math_avx2(Dtype dtype);
 void scale_to_half_avx2(const float* row, double factor, Half* out, int64_t d);
 

@@ -6,8 +6,8 @@
 #include <cstring>
 #include <map>
 
-#include "store/crc32c.hpp"
 #include "common/error.hpp"
+#include "store/crc32c.hpp"
 
 namespace learnalign {
 namespace {

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "common/dtype.hpp"
-#include "store/files.hpp"
 #include "common/parallel.hpp"
+#include "store/files.hpp"
 
 namespace learnalign {
 

@@ -6,9 +6,9 @@
 #include <cstdio>
 #include <utility>
 
+#include "common/error.hpp"
 #include "store/crc32c.hpp"
 #include "store/encode.hpp"
-#include "common/error.hpp"
 #include "store/sumfile.hpp"
 
 namespace learnalign {

@@ -18,9 +18,9 @@
 #include <utility>
 #include <vector>
 
-#include "store/journal.hpp"
 #include "common/parallel.hpp"
 #include "score/unitsum.hpp"
+#include "store/journal.hpp"
 
 namespace learnalign {
 

@@ -206,8 +206,7 @@ void test_greedy() {
         std::iota(points.begin(), points.end(), 0);
         std::shuffle(points.begin(), points.end(), engine);
         indices.insert(indices.end(), points.begin(), points.begin() + neighbors);
-        for (int64_t k = 0; k < neighbors; ++k)
-            weights.push_back(static_cast<float>(engine() % 1000) / 1000);
+        for (int64_t k = 0; k < neighbors; ++k) weights.push_back(static_cast<float>(engine() % 1000) / 1000);
         indptr[j + 1] = static_cast<int64_t>(indices.size());
     }
     const Similarities similar{candidates,    candidates,     static_cast<int64_t>(indices.size()),

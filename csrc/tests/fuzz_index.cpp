@@ -9,8 +9,8 @@
 #include <cstring>
 #include <string>
 
-#include "store/crc32c.hpp"
 #include "common/error.hpp"
+#include "store/crc32c.hpp"
 #include "store/store.hpp"
 
 using namespace learnalign;

@@ -68,9 +68,9 @@ def _prompts(
     for part in parts:
         table = pq.read_table(part, columns=list(columns[0]))
         for folder, names in zip(folders[1:], columns[1:], strict=True):
-            twin = pq.read_table(folder / part.name, columns=list(names))
+            other = pq.read_table(folder / part.name, columns=list(names))
             for name in names:
-                table = table.append_column(name, twin[name])
+                table = table.append_column(name, other[name])
         prompt_ids = table["prompt_id"].to_numpy()
         starts = np.flatnonzero(np.r_[True, prompt_ids[1:] != prompt_ids[:-1], True])
         for first, last in pairwise(starts):

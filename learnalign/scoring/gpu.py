@@ -1,6 +1,6 @@
 """Scores of sketches that are already on a GPU: the two passes of `scoring` in plain torch, in float64, chunk by chunk.
 
-A twin of the C++ scorer: the same quantity from the same formula, equal to it within 1e-12 of the largest |score| on
+The quantity of the C++ scorer from the same formula, equal to it within 1e-12 of the largest |score| on
 any device, though not to the bit. The rows are read, never copied as a whole, and only N numbers come back to the
 host. int8 rows on a GPU have kernels (`learnalign.kernels.score_triton`) that read them twice and widen nothing in
 memory; they sum in float32, within 1e-6 of the product of a row's learnability and the mean's norm. This module does
