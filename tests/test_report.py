@@ -186,7 +186,7 @@ def test_page_is_self_contained(html: str) -> None:
 
 
 def test_texts_of_the_pool_are_escaped(html: str) -> None:
-    assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt; &amp; &lt;b&gt;" in html
+    assert "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt; &amp; &lt;b&gt;" in html
     assert "alert(" in "".join(Page(html).text)
     assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", html)
     named = replace(

@@ -10,7 +10,7 @@ prompts (see `learnalign.online.selector`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -184,10 +184,8 @@ class _CheckpointPolicy:
         """See `Measurer.sketch`."""
         found = self.pairs.of(prompts.tolist())
 
-        def rows() -> Iterator[sketch.Row]:
-            return ((self.ids[k], 0.5, pair.group(self.prompts[k])) for k, pair in found.items())
-
-        sketch.sketch_rows(self.run, sketch.meaning(self.run), rows, self.progress)
+        rows = ((self.ids[k], 0.5, pair.group(self.prompts[k])) for k, pair in found.items())
+        sketch.sketch_rows(self.run, sketch.meaning(self.run), rows, len(found), self.progress)
         reader = SketchReader(self.run.path / "sketches")
         at = np.array([self.place[prompt_id] for prompt_id in reader.prompt_ids], np.int64)
         units = Rows(reader.shards).unit(np.arange(len(at)))[0] if len(at) else np.zeros((0, reader.dimension))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+from markupsafe import Markup
 
 from learnalign.report.facts import Findings, Floats, spearman
 from learnalign.report.figures import (
@@ -13,16 +16,25 @@ from learnalign.report.figures import (
     success_steps,
     thin,
 )
-from learnalign.report.markup import quiet
 from learnalign.report.wording import number, plural
 
 
-def success_pair(found: Findings) -> str:
+class Figure(NamedTuple):
+    """A figure and what is said of it; without a drawing the caption says why there is none."""
+
+    heading: str
+    svg: Markup | None
+    caption: str
+    lead: str = ""
+    """Of the caption: what stands first, in bold."""
+
+
+def success_figures(found: Findings) -> list[Figure]:
     """How often the prompts are solved, and how the score depends on it."""
-    return f'<div class="pair" id="success">{_success_rates(found)}{_score(found)}</div>'
+    return [_success_rates(found), _score(found)]
 
 
-def length_pair(found: Findings) -> str:
+def length_figures(found: Findings) -> list[Figure]:
     """What the length of responses does to gradient norms and to scores."""
     norm = _length(
         found,
@@ -37,38 +49,28 @@ def length_pair(found: Findings) -> str:
         found.score,
         "A correlation far from 0 means that the score favors long, or short, responses.",
     )
-    return f'<div class="pair" id="length">{norm}{score}</div>'
+    return [norm, score]
 
 
-def _figure(heading: str, svg: str, caption: str) -> str:
-    return f"<section><h2>{heading}</h2><figure>{svg}<figcaption>{caption}</figcaption></figure></section>"
-
-
-def _missing(heading: str, reason: str) -> str:
-    return f"<section><h2>{heading}</h2>{quiet(f'Nothing to draw: {reason}.')}</section>"
-
-
-def _success_rates(found: Findings) -> str:
+def _success_rates(found: Findings) -> Figure:
     g, rates = found.facts.config.rollout.responses, found.success_rate
     if not found.sampled.any():
-        return _missing("Success rates", "no prompt was sampled")
+        return Figure("Success rates", None, "no prompt was sampled")
     few = success_steps(rates[found.sampled], g) <= 10
     numbers = "Over each bar: all its prompts, and in orange the selected ones. " if few else ""
     fewest = int(found.responses[found.sampled].min())
-    noise = (
-        f"A rate near one half, measured by {fewest} responses, is uncertain by about &plusmn;{0.5 / fewest**0.5:.2f} "
-    )
+    noise = f"A rate near one half, measured by {fewest} responses, is uncertain by about ±{0.5 / fewest**0.5:.2f} "
     caption = f"{numbers}{noise}(one standard error)."
-    return _figure("Success rates", success_histogram(rates, found.picked, g), caption)
+    return Figure("Success rates", Markup(success_histogram(rates, found.picked, g)), caption)
 
 
-def _score(found: Findings) -> str:
+def _score(found: Findings) -> Figure:
     g, rates = found.facts.config.rollout.responses, found.success_rate
     drawn = found.learnable & found.sampled & np.isfinite(found.score)
     if not drawn.any():
-        return _missing("Score against success rate", "no prompt is learnable")
+        return Figure("Score against success rate", None, "no prompt is learnable")
     caption = (
-        "Score = p(1&minus;p) &times; alignment. The curve takes the best alignment in the pool, so that "
+        "Score = p(1−p) × alignment. The curve takes the best alignment in the pool, so that "
         "nothing lies above it; a prompt below the curve agrees less with the pool's mean gradient. "
     )
     if (drawn & found.picked).any():
@@ -78,22 +80,22 @@ def _score(found: Findings) -> str:
     others = int(np.count_nonzero(found.sampled & ~drawn))
     if others:
         caption += f"Not drawn: {plural(others, 'prompt')} without a gradient, with score 0. "
-    svg = score_cloud(rates, found.score, found.picked, drawn, g)
-    return _figure("Score against success rate", svg, caption + _thinned(found, drawn))
+    svg = Markup(score_cloud(rates, found.score, found.picked, drawn, g))
+    return Figure("Score against success rate", svg, caption + _thinned(found, drawn))
 
 
-def _length(found: Findings, name: str, values: Floats, remark: str) -> str:
+def _length(found: Findings, name: str, values: Floats, remark: str) -> Figure:
     """A cloud over the learnable prompts; the rank correlation is over all of them, drawn or not."""
     what = {"norm": "gradient norm", "score": "score"}[name]
     heading, tokens = f"Response length and {what}", found.response_tokens
     drawn = found.learnable & np.isfinite(tokens) & np.isfinite(values)
     if not drawn.any():
-        return _missing(heading, "no learnable prompt has both values")
+        return Figure(heading, None, "no learnable prompt has both values")
     rho, n = spearman(tokens[drawn], values[drawn])
-    told = f"<b>Spearman correlation {number(rho, 2)}</b>" if np.isfinite(rho) else "No rank correlation"
-    caption = f"{told} over {plural(n, 'learnable prompt')}. {remark} {_thinned(found, drawn)}"
-    svg = length_cloud(f"length-{name}", tokens, values, found.picked, drawn, what)
-    return _figure(heading, svg, caption)
+    lead = f"Spearman correlation {number(rho, 2)}" if np.isfinite(rho) else "No rank correlation"
+    caption = f"over {plural(n, 'learnable prompt')}. {remark} {_thinned(found, drawn)}"
+    svg = Markup(length_cloud(f"length-{name}", tokens, values, found.picked, drawn, what))
+    return Figure(heading, svg, caption, lead)
 
 
 def _thinned(found: Findings, drawn: Mask) -> str:

@@ -1,30 +1,21 @@
 """The report as one HTML page: no script, no request to anywhere, fit for paper, phones and dark screens.
 
-Every text that comes from the pool, the model or the file system is escaped where it enters the page, and the
-size of the page is bounded whatever the size of the pool. This module writes no file.
+This module gathers what the page says as plain text; `page.html.j2` lays it out, and escapes every value. The size of
+the page is bounded whatever the size of the pool. This module writes no file.
 """
 
 from __future__ import annotations
 
-from html import escape
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from learnalign.config import to_toml
-from learnalign.report.facts import (
-    STATES,
-    Findings,
-    Floats,
-    ReportFacts,
-    by_source,
-    find,
-    mean,
-    story,
-    warnings,
-)
-from learnalign.report.gallery import length_pair, success_pair
-from learnalign.report.markup import quiet, row, section, table
+from learnalign.report.facts import STATES, Findings, Floats, ReportFacts, by_source, find, mean, story, warnings
+from learnalign.report.gallery import length_figures, success_figures
 from learnalign.report.prompts import left_out_prompts, selected_prompts
 from learnalign.report.wording import (
     ABSENT,
@@ -54,170 +45,147 @@ STAGES = {
 }
 """What a stage does, for readers who do not know its name."""
 
+SECTIONS = {
+    "findings": "Findings",
+    "success": "Success and score",
+    "length": "Length",
+    "comparison": "Selection and pool",
+    "sources": "Sources",
+    "selected": "Selected prompts",
+    "left-out": "Left out",
+    "time": "Time",
+    "provenance": "Configuration",
+}
+
 
 def render(facts: ReportFacts) -> str:
     """The page as text, to be written as UTF-8. The same facts give the same bytes."""
     found = find(facts)
     style = files("learnalign.report").joinpath("page.css").read_text(encoding="utf-8")
-    title = escape(visible(facts.title))
-    parts = [
-        "<!DOCTYPE html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{title} · learnalign</title>",
-        f"<style>\n{style}</style></head><body><main>",
-        f"<header><p>learnalign report</p><h1>{title}</h1>{_navigation(found)}</header>",
-        _asked_and_found(found),
-        success_pair(found),
-        length_pair(found),
-        _comparison(found),
-        _sources(found),
-        selected_prompts(found),
-        left_out_prompts(found),
-        _times(found),
-        _provenance(facts),
-        "</main></body></html>\n",
-    ]
-    return "\n".join(part for part in parts if part)
+    environment = Environment(
+        loader=PackageLoader("learnalign.report", ""),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        title=visible(facts.title),
+        style=Markup(style),
+        navigation={k: v for k, v in SECTIONS.items() if k != "sources" or by_source(found)},
+        story=" ".join(story(found)),
+        warnings=warnings(found),
+        success=success_figures(found),
+        length=length_figures(found),
+        comparison=_comparison(found),
+        unrecorded=UNRECORDED,
+        config=visible(to_toml(facts.config)),
+        provenance=_provenance(facts),
+        **_counts(found),
+        **_sources(found),
+        **selected_prompts(found),
+        **left_out_prompts(found),
+        **_times(found),
+    )
 
 
-def _navigation(found: Findings) -> str:
-    links = {
-        "findings": "Findings",
-        "success": "Success and score",
-        "length": "Length",
-        "comparison": "Selection and pool",
-        "sources": "Sources",
-        "selected": "Selected prompts",
-        "left-out": "Left out",
-        "time": "Time",
-        "provenance": "Configuration",
-    }
-    if not by_source(found):
-        del links["sources"]
-    return "<nav>" + "".join(f'<a href="#{anchor}">{text}</a>' for anchor, text in links.items()) + "</nav>"
-
-
-def _asked_and_found(found: Findings) -> str:
-    asked, n = found.facts.config.select.n, len(found.facts.selected)
+def _counts(found: Findings) -> dict[str, Any]:
+    """How many prompts there are, and how many are in each state, in the pool and among the selected."""
+    selected = len(found.facts.selected)
     tiles = {
         "Prompts in the pool": found.rows,
         "Sampled": int(np.count_nonzero(found.sampled)),
         "Learnable": found.count("learnable"),
-        "Asked for": asked,
-        "Selected": n,
+        "Asked for": found.facts.config.select.n,
+        "Selected": selected,
     }
-    grid = "".join(f"<div><dt>{name}</dt><dd>{value:,}</dd></div>" for name, value in tiles.items())
-    notes = "".join(f'<p class="note">{escape(line)}</p>' for line in warnings(found))
-    lead = f'<p class="lead">{escape(" ".join(story(found)))}</p>{notes}<dl class="tiles">{grid}</dl>'
-    return section("findings", "What was asked and what was found", lead + _states(found))
+    states = [
+        {
+            "name": state,
+            "meaning": meaning,
+            "prompts": f"{found.count(state):,}",
+            "share": share(found.count(state), found.rows),
+            "selected": f"{found.count(state, found.picked):,}",
+        }
+        for state, meaning in STATES.items()
+    ]
+    return {
+        "tiles": {name: f"{value:,}" for name, value in tiles.items()},
+        "states": states,
+        "all_states": (f"{found.rows:,}", share(found.rows, found.rows), f"{selected:,}"),
+    }
 
 
-def _states(found: Findings) -> str:
-    """How many prompts are in each state, in the pool and among the selected."""
-    rows = []
-    for state, meaning in STATES.items():
-        n, ours = found.count(state), found.count(state, found.picked)
-        rows.append(
-            f'<tr><th scope="row" data-meaning="{escape(meaning)}">{state}</th>'
-            f'<td class="n">{n:,}</td><td class="n">{share(n, found.rows)}</td><td class="n">{ours:,}</td>'
-            f'<td class="quiet meaning">{escape(meaning)}</td></tr>'
-        )
-    foot = (
-        f'<tr><th scope="row">all</th><td class="n">{found.rows:,}</td>'
-        f'<td class="n">{share(found.rows, found.rows)}</td>'
-        f'<td class="n">{len(found.facts.selected):,}</td><td class="meaning"></td></tr>'
-    )
-    head = ("State", ">Prompts", ">Share", ">Selected", '<span class="meaning">Meaning</span>')
-    return table(head, rows, foot=foot)
-
-
-def _comparison(found: Findings) -> str:
+def _comparison(found: Findings) -> list[tuple[str, list[str]]]:
     """Means over the pool, its learnable part and the selection, side by side."""
     groups = (found.sampled, found.learnable, found.picked)
     lines: list[tuple[str, Floats, int | None]] = [
         ("Success rate p, mean", found.success_rate, 3),
-        ("Learnability p(1&minus;p), mean", found.learnability, 3),
+        ("Learnability p(1−p), mean", found.learnability, 3),
         ("Alignment, mean", found.alignment, None),
         ("Score, mean", found.score, None),
         ("Gradient norm, mean", found.gradient_norm, None),
         ("Response length in tokens, mean", found.response_tokens, 1),
     ]
     sizes = [int(np.count_nonzero(group)) for group in groups]
-    rows = [row("Prompts", *(f"{size:,}" for size in sizes))]
+    rows = [("Prompts", [f"{size:,}" for size in sizes])]
     for name, values, places in lines:
         means = [mean(values[group]) for group in groups]
         digits = decimals(means) if places is None else places
-        rows.append(row(name, *(number(m, digits) for m in means)))
+        rows.append((name, [number(m, digits) for m in means]))
     middle = found.sampled & (np.abs(found.success_rate - 0.5) <= 0.25)
     parts = [int(np.count_nonzero(middle & group)) for group in groups]
     cells = [share(part, size) for part, size in zip(parts, sizes, strict=True)]
-    rows.insert(2, row("Success rate from 0.25 to 0.75", *cells))
-    remark = "A mean is over the prompts that have the value: without a gradient, no alignment and no norm."
-    body = table(("", ">Sampled pool", ">Learnable", ">Selected"), rows) + quiet(remark)
-    return section("comparison", "The selection beside the pool", body)
+    rows.insert(2, ("Success rate from 0.25 to 0.75", cells))
+    return rows
 
 
-def _sources(found: Findings) -> str:
-    """Where the pool and the selection come from; empty for a pool of one source."""
+def _sources(found: Findings) -> dict[str, Any]:
+    """Where the pool and the selection come from; none for a pool of one source."""
     sources, n = by_source(found), len(found.facts.selected)
-    if not sources:
-        return ""
     rows = []
     for name, pool, learnable, ours in sources[:MAX_SOURCES]:
         ratio = (ours / n) / (pool / found.rows) if n else float("nan")
-        told = f"{number(ratio, 2)} &times;" if n else ABSENT
-        marked = f'<span class="up">{told}</span>' if ratio >= 2 else told
-        shares = (share(pool, found.rows), share(ours, n))
-        rows.append(
-            row(
-                escape(shorten(name, 80)),
-                f"{pool:,}",
-                shares[0],
-                f"{learnable:,}",
-                f"{ours:,}",
-                shares[1],
-                marked,
-            )
-        )
+        cells = (f"{pool:,}", share(pool, found.rows), f"{learnable:,}", f"{ours:,}", share(ours, n))
+        told = f"{number(ratio, 2)} ×" if n else ABSENT
+        rows.append({"name": shorten(name, 80), "cells": cells, "ratio": told, "often": ratio >= 2})
     more = len(sources) - MAX_SOURCES
-    rest = quiet(f"{plural(more, 'smaller source')} not shown.") if more > 0 else ""
-    head = ("Source", ">In the pool", ">Share", ">Learnable", ">Selected", ">Share", ">Selected / pool")
-    return section("sources", "Sources", table(head, rows) + rest)
+    return {"sources": rows, "more_sources": plural(more, "smaller source") if more > 0 else ""}
 
 
-def _times(found: Findings) -> str:
+def _times(found: Findings) -> dict[str, Any]:
     facts, stages = found.facts, found.facts.recorded("stages")
     if not isinstance(stages, dict) or not stages:
-        return section("time", "Where the time went", f"<p>{UNRECORDED.capitalize()}.</p>")
+        return {"times": [], "total_time": "", "speed": ""}
     times = {str(name): facts.measured("stages", name, "seconds") for name in stages}
     known = [seconds for seconds in times.values() if seconds is not None]
-    rows = [_stage(facts, name, seconds, known) for name, seconds in times.items()]
-    head = ("Stage", "", ">Time", ">Share", ">Rows", ">Rows per second")
-    total = duration(sum(known)) if known else UNRECORDED
-    foot = f'<tr><th scope="row">all</th><td></td><td class="n">{total}</td>{"<td></td>" * 3}</tr>'
-    body = table(head, rows, foot=foot) + _sampling_speed(found)
-    return section("time", "Where the time went", body)
+    return {
+        "times": [_stage(facts, name, seconds, known) for name, seconds in times.items()],
+        "total_time": duration(sum(known)) if known else UNRECORDED,
+        "speed": _sampling_speed(found),
+    }
 
 
-def _stage(facts: ReportFacts, name: str, seconds: float | None, known: list[float]) -> str:
+def _stage(facts: ReportFacts, name: str, seconds: float | None, known: list[float]) -> dict[str, Any]:
     """One stage's row: a bar, its time and share of the `known` times, its rows and their rate, its notes."""
     amount, notes = facts.measured("stages", name, "rows"), facts.recorded("stages", name, "notes")
-    lines = notes if isinstance(notes, list) else []
-    remarks = "".join(f'<div class="quiet">{escape(visible(str(line)))}</div>' for line in lines)
-    what = f' <span class="quiet">{STAGES[name]}</span>' if name in STAGES else ""
-    done = f"{amount:,.0f}" if amount is not None else UNRECORDED
-    cells = f'<th scope="row">{escape(name)}{what}{remarks}</th>'
+    row: dict[str, Any] = {
+        "name": name,
+        "what": STAGES.get(name, ""),
+        "notes": [visible(str(line)) for line in notes] if isinstance(notes, list) else [],
+        "rows": f"{amount:,.0f}" if amount is not None else UNRECORDED,
+    }
     if seconds is None:
-        time = f'<td></td><td class="n">{UNRECORDED}</td><td></td>'
-        return f'<tr>{cells}{time}<td class="n">{done}</td><td></td></tr>'
+        return {**row, "width": "", "time": UNRECORDED, "share": "", "rate": ""}
     width = 100.0 * seconds / max(known) if max(known) > 0 else 0.0
     speed = rate(amount, seconds) if amount is not None else ABSENT
-    return (
-        f'<tr>{cells}<td class="bar"><span style="width:{width:.1f}%"></span></td>'
-        f'<td class="n">{duration(seconds)}</td><td class="n">{share(seconds, sum(known))}</td>'
-        f'<td class="n">{done}</td><td class="n">{speed}</td></tr>'
-    )
+    return {
+        **row,
+        "width": f"{width:.1f}",
+        "time": duration(seconds),
+        "share": share(seconds, sum(known)),
+        "rate": speed,
+    }
 
 
 def _sampling_speed(found: Findings) -> str:
@@ -227,31 +195,25 @@ def _sampling_speed(found: Findings) -> str:
         return ""
     told = np.isfinite(found.response_tokens)
     tokens = float((found.response_tokens * found.responses)[told].sum())
-    return quiet(
+    return (
         f"{plural(responses, 'response')} sampled: {rate(responses, seconds)} responses "
         f"and {rate(tokens, seconds)} tokens per second."
     )
 
 
-def _provenance(facts: ReportFacts) -> str:
-    """Versions, policy and pool as recorded, and the configuration with every default."""
+def _provenance(facts: ReportFacts) -> list[tuple[str, str | None]]:
+    """Versions, policy and pool as recorded; None for what is not."""
 
-    def told(*keys: str) -> str:
+    def told(*keys: str) -> str | None:
         value = facts.recorded(*keys)
         if value is None or value == "":
-            return f'<span class="quiet">{UNRECORDED}</span>'
-        return escape(visible(f"{value:,}" if isinstance(value, int) else str(value)))
+            return None
+        return visible(f"{value:,}" if isinstance(value, int) else str(value))
 
     versions = facts.recorded("versions")
     libraries = list(versions) if isinstance(versions, dict) else []
     lines = [("learnalign", told("learnalign"))]
-    lines += [(escape(str(name)), told("versions", name)) for name in libraries]
+    lines += [(str(name), told("versions", name)) for name in libraries]
     lines += [(f"policy: {k}", told("policy", k)) for k in ("name", "digest", "parameters", "device", "dtype")]
     lines += [(f"pool: {k}", told("pool", k)) for k in ("path", "sha256", "rows")]
-    rows = [f'<tr><th scope="row">{name}</th><td class="reason">{value}</td></tr>' for name, value in lines]
-    config = escape(visible(to_toml(facts.config)))
-    body = (
-        f"<details><summary>Versions, policy and pool</summary>{table(('', ''), rows)}</details>"
-        f"<details><summary>Configuration (config.toml)</summary><pre>{config}</pre></details>"
-    )
-    return section("provenance", "Configuration and versions", body)
+    return lines

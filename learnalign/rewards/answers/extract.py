@@ -12,7 +12,6 @@ Markers are tried in this order, and the first kind that is present decides, rig
 So a number in passing never rescues a response whose marked answer is wrong. Every search is linear in the
 length of the response. This module does not compare anything: see `exact`.
 """
-# ruff: noqa: RUF001 (look-alike minus and times signs are meant)
 
 from __future__ import annotations
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from torch import nn
 
 from learnalign.gradient import FOLD_VERSION, Group, Sketcher
@@ -56,18 +57,17 @@ def meaning(run: RunDir) -> dict[str, Any]:
 
 def execute(run: RunDir, progress: Progress) -> Outcome:
     """Sketch what is not in the store yet."""
-    return sketch_rows(run, inputs(run), lambda: rows_of(run), progress)
+    return sketch_rows(run, inputs(run), rows_of(run), learnable_count(run), progress)
 
 
 def sketch_rows(
-    run: RunDir, identity: Mapping[str, Any], rows: Callable[[], Iterator[Row]], progress: Progress
+    run: RunDir, identity: Mapping[str, Any], rows: Iterator[Row], total: int, progress: Progress
 ) -> Outcome:
-    """Sketch those of the rows that are not in the store yet. A batch is one atomic block of the store.
+    """Sketch those of the `total` rows that are not in the store yet. A batch is one atomic block of the store.
 
-    rows: gives the same rows at every call. identity: what the store is bound to.
+    identity: what the store is bound to.
     """
     config = run.config.sketch
-    total = sum(1 for _ in rows())
     own = ("sketch.dimension", "sketch.dtype")  # the store records these itself
     bound = {name: str(value) for name, value in identity.items() if name not in own}
     sketcher = _sketcher(run, progress)
@@ -76,7 +76,7 @@ def sketch_rows(
         if writer.done:
             progress.say(f"sketch: {len(writer.done):,} of {total:,} gradients were there")
         with progress.track(NAME, total, "prompts", done=len(writer.done)) as advance:
-            for batch in _batches(rows(), sketcher, config.batch_tokens):
+            for batch in _batches(rows, sketcher, config.batch_tokens):
                 # All or none of a batch is there, unless another sketch.batch_tokens cut the batches elsewhere.
                 todo = [row for row in batch if row[0] not in writer.done]
                 if not todo:
@@ -131,6 +131,12 @@ def _batches(stream: Iterator[Row], sketcher: Sketcher, batch_tokens: int) -> It
     while window := list(islice(stream, WINDOW)):
         for batch in sketcher.batches([group for _, _, group in window], batch_tokens):
             yield [window[i] for i in batch]
+
+
+def learnable_count(run: RunDir) -> int:
+    """How many prompts `rows_of` gives: from ids and verdicts alone, without the tokens."""
+    folders, columns = (run.path / "rollouts", run.path / "rewards"), (("prompt_id",), ("correct",))
+    return sum(0 < pc.mean(rows["correct"]).as_py() < 1 for rows in groups(folders, columns))
 
 
 def rows_of(run: RunDir) -> Iterator[Row]:
