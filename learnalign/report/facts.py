@@ -170,29 +170,29 @@ def policy_name(facts: ReportFacts) -> str:
     return Path(name).name if name.startswith(("/", ".", "~")) else name
 
 
-def story(found: Findings) -> list[str]:
+def story(findings: Findings) -> list[str]:
     """What was asked and what was found, in plain sentences."""
-    facts, config = found.facts, found.facts.config
+    facts, config = findings.facts, findings.facts.config
     sentences = [
-        f"Asked for {plural(config.select.n, 'prompt')} from {pool_name(facts)}, which holds {found.rows:,}, "
+        f"Asked for {plural(config.select.n, 'prompt')} from {pool_name(facts)}, which holds {findings.rows:,}, "
         f"for the policy {policy_name(facts)}.",
         *_warmup(facts),
     ]
-    sampled, skipped = int(np.count_nonzero(found.sampled)), found.count("skipped")
+    sampled, skipped = int(np.count_nonzero(findings.sampled)), findings.count("skipped")
     if not sampled:
-        return [*sentences, "No prompt was sampled.", *_outcome(found)]
+        return [*sentences, "No prompt was sampled.", *_outcome(findings)]
     left_out = f"; {were(skipped)} skipped" if skipped else ""
     sentences.append(
-        f"{_responses_each(found)} were sampled for {plural(sampled, 'prompt')} "
+        f"{_responses_each(findings)} were sampled for {plural(sampled, 'prompt')} "
         f"at temperature {config.rollout.temperature:g}{left_out}."
     )
-    never, always, learnable = (found.count(state) for state in ("unsolved", "mastered", "learnable"))
-    some = f"{learnable:,} ({share(learnable, found.rows)} of the pool)" if learnable else "None"
+    never, always, learnable = (findings.count(state) for state in ("unsolved", "mastered", "learnable"))
+    some = f"{learnable:,} ({share(learnable, findings.rows)} of the pool)" if learnable else "None"
     sentences.append(
         f"{were(never)} never solved and {were(always)} solved every time; neither kind gives a gradient. "
         f"{some} {'is' if learnable < 2 else 'are'} learnable: solved sometimes, not always."
     )
-    return sentences + _outcome(found)
+    return sentences + _outcome(findings)
 
 
 def _warmup(facts: ReportFacts) -> list[str]:
@@ -209,25 +209,25 @@ def _warmup(facts: ReportFacts) -> list[str]:
     ]
 
 
-def _responses_each(found: Findings) -> str:
+def _responses_each(findings: Findings) -> str:
     """`8 responses a prompt`, or their mean and range where prompts have different numbers."""
-    counts = found.responses[found.sampled]
+    counts = findings.responses[findings.sampled]
     low, high = int(counts.min()), int(counts.max())
     if low == high:
         return f"{low} responses a prompt"
     return f"{float(counts.mean()):.1f} responses a prompt on average (from {low} to {high})"
 
 
-def _outcome(found: Findings) -> list[str]:
+def _outcome(findings: Findings) -> list[str]:
     """The sentences about the selection itself."""
-    n = len(found.facts.selected)
+    n = len(findings.facts.selected)
     if not n:
         return ["Nothing was selected."]
-    sentences = [f"{plural(n, 'prompt')} {'was' if n == 1 else 'were'} selected{_manner(found.facts.config)}."]
+    sentences = [f"{plural(n, 'prompt')} {'was' if n == 1 else 'were'} selected{_manner(findings.facts.config)}."]
     p, p_pool, v, v_pool = (
         mean(values[mask])
-        for values in (found.success_rate, found.learnability)
-        for mask in (found.picked, found.sampled)
+        for values in (findings.success_rate, findings.learnability)
+        for mask in (findings.picked, findings.sampled)
     )
     if np.isfinite(p) and np.isfinite(v):
         sentences.append(
@@ -249,15 +249,15 @@ def _manner(config: Config) -> str:
     return ": " + ", ".join([f"{STRATEGIES[select.strategy].what} (strategy {select.strategy})", *limits])
 
 
-def why(found: Findings) -> str:
+def why(findings: Findings) -> str:
     """Why these prompts and not others, in a few sentences."""
-    target = found.facts.config.select.target
+    target = findings.facts.config.select.target
     whose = f"of the target set {Path(target).name}" if target else "of the pool"
     text = (
         "Score = learnability \u00d7 alignment. Learnability p(1\u2212p) is largest for prompts solved "
         f"half the time; alignment says how well a prompt's gradient agrees with the mean gradient {whose}."
     )
-    scores = found.score[found.picked & found.learnable]
+    scores = findings.score[findings.picked & findings.learnable]
     if len(scores) < 2:
         return text
     places = decimals(scores)
@@ -265,66 +265,66 @@ def why(found: Findings) -> str:
     return f"{text} The scores of the learnable prompts selected run from {best} down to {last}."
 
 
-def warnings(found: Findings) -> list[str]:
+def warnings(findings: Findings) -> list[str]:
     """What a reader should know before training on the selection; each a full sentence."""
-    asked, n = found.facts.config.select.n, len(found.facts.selected)
-    learnable = found.count("learnable")
+    asked, n = findings.facts.config.select.n, len(findings.facts.selected)
+    learnable = findings.count("learnable")
     lines = []
     if learnable < asked:
         which = "prompt is" if learnable == 1 else "prompts are"
         lead = f"Only {learnable:,} {which} learnable" if learnable else "No prompt is learnable"
-        lines.append(f"{lead}, but {asked:,} {'was' if asked == 1 else 'were'} asked for.{_filled(found)}")
+        lines.append(f"{lead}, but {asked:,} {'was' if asked == 1 else 'were'} asked for.{_filled(findings)}")
     elif n < asked:
         lines.append(f"Only {n:,} of the {plural(asked, 'prompt')} asked for were selected.")
-    negative = int(np.count_nonzero(found.picked & found.learnable & (found.score < 0)))
+    negative = int(np.count_nonzero(findings.picked & findings.learnable & (findings.score < 0)))
     if negative:
         lines.append(
             f"{plural(negative, 'selected prompt')} {'has' if negative == 1 else 'have'} a negative score: "
             "learnable, but with a gradient that points away from the mean."
         )
-    lines += _source_warning(found)
-    left_out = found.count("skipped") + found.count("excluded")
+    lines += _source_warning(findings)
+    left_out = findings.count("skipped") + findings.count("excluded")
     if left_out:
         lines.append(
-            f"{plural(left_out, 'prompt')} could not be scored: {found.count('skipped'):,} skipped, "
-            f"{found.count('excluded'):,} excluded. The reasons are listed in the report."
+            f"{plural(left_out, 'prompt')} could not be scored: {findings.count('skipped'):,} skipped, "
+            f"{findings.count('excluded'):,} excluded. The reasons are listed in the report."
         )
     return lines
 
 
-def _filled(found: Findings) -> str:
+def _filled(findings: Findings) -> str:
     """Which places of the selection went to prompts that are not learnable, as the end of a warning."""
-    others = {state: found.count(state, found.picked) for state in STATES if state != "learnable"}
+    others = {state: findings.count(state, findings.picked) for state in STATES if state != "learnable"}
     n = sum(others.values())
     if not n:
         return ""
     parts = ", ".join(f"{k:,} {state}" for state, k in others.items() if k)
-    places = f"The last {plural(n, 'place')}" if n < len(found.facts.selected) else "All places"
+    places = f"The last {plural(n, 'place')}" if n < len(findings.facts.selected) else "All places"
     return f" {places} of the selection went to prompts that teach this policy nothing ({parts})."
 
 
-def _source_warning(found: Findings) -> list[str]:
+def _source_warning(findings: Findings) -> list[str]:
     """Warn where the selection is nearly all of one source that is a minority of the pool."""
-    n = len(found.facts.selected)
-    for name, pool, _, ours in by_source(found):
-        if n >= 10 and ours > 0.8 * n and pool < 0.5 * found.rows:
+    n = len(findings.facts.selected)
+    for name, pool, _, ours in by_source(findings):
+        if n >= 10 and ours > 0.8 * n and pool < 0.5 * findings.rows:
             return [
                 f"{share(ours, n)} of the selection comes from the source “{name}”, "
-                f"which is {share(pool, found.rows)} of the pool. Select again after some training steps."
+                f"which is {share(pool, findings.rows)} of the pool. Select again after some training steps."
             ]
     return []
 
 
-def by_source(found: Findings) -> list[tuple[str, int, int, int]]:
+def by_source(findings: Findings) -> list[tuple[str, int, int, int]]:
     """(source, prompts, learnable, selected), most frequent first; empty with a single source."""
-    column = found.facts.scores.column("source").fill_null("").combine_chunks().dictionary_encode()
+    column = findings.facts.scores.column("source").fill_null("").combine_chunks().dictionary_encode()
     names = [str(name) for name in column.dictionary.to_pylist()]
     if len(names) < 2:
         return []
     codes = np.asarray(column.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
     pool, learnable, ours = (
         np.bincount(codes[mask], minlength=len(names))
-        for mask in (np.ones(found.rows, dtype=np.bool_), found.learnable, found.picked)
+        for mask in (np.ones(findings.rows, dtype=np.bool_), findings.learnable, findings.picked)
     )
     order = sorted(range(len(names)), key=lambda k: (-int(pool[k]), names[k]))
     return [(names[k] or "(none)", int(pool[k]), int(learnable[k]), int(ours[k])) for k in order]

@@ -60,7 +60,7 @@ SECTIONS = {
 
 def render(facts: ReportFacts) -> str:
     """The page as text, to be written as UTF-8. The same facts give the same bytes."""
-    found = find(facts)
+    findings = find(facts)
     style = files("learnalign.report").joinpath("page.css").read_text(encoding="utf-8")
     environment = Environment(
         loader=PackageLoader("learnalign.report", ""),
@@ -72,60 +72,60 @@ def render(facts: ReportFacts) -> str:
     return environment.get_template("page.html.j2").render(
         title=visible(facts.title),
         style=Markup(style),
-        navigation={k: v for k, v in SECTIONS.items() if k != "sources" or by_source(found)},
-        story=" ".join(story(found)),
-        warnings=warnings(found),
-        success=success_figures(found),
-        length=length_figures(found),
-        comparison=_comparison(found),
+        navigation={k: v for k, v in SECTIONS.items() if k != "sources" or by_source(findings)},
+        story=" ".join(story(findings)),
+        warnings=warnings(findings),
+        success=success_figures(findings),
+        length=length_figures(findings),
+        comparison=_comparison(findings),
         unrecorded=UNRECORDED,
         config=visible(to_toml(facts.config)),
         provenance=_provenance(facts),
-        **_counts(found),
-        **_sources(found),
-        **selected_prompts(found),
-        **left_out_prompts(found),
-        **_times(found),
+        **_counts(findings),
+        **_sources(findings),
+        **selected_prompts(findings),
+        **left_out_prompts(findings),
+        **_times(findings),
     )
 
 
-def _counts(found: Findings) -> dict[str, Any]:
+def _counts(findings: Findings) -> dict[str, Any]:
     """How many prompts there are, and how many are in each state, in the pool and among the selected."""
-    selected = len(found.facts.selected)
+    selected = len(findings.facts.selected)
     tiles = {
-        "Prompts in the pool": found.rows,
-        "Sampled": int(np.count_nonzero(found.sampled)),
-        "Learnable": found.count("learnable"),
-        "Asked for": found.facts.config.select.n,
+        "Prompts in the pool": findings.rows,
+        "Sampled": int(np.count_nonzero(findings.sampled)),
+        "Learnable": findings.count("learnable"),
+        "Asked for": findings.facts.config.select.n,
         "Selected": selected,
     }
     states = [
         {
             "name": state,
             "meaning": meaning,
-            "prompts": f"{found.count(state):,}",
-            "share": share(found.count(state), found.rows),
-            "selected": f"{found.count(state, found.picked):,}",
+            "prompts": f"{findings.count(state):,}",
+            "share": share(findings.count(state), findings.rows),
+            "selected": f"{findings.count(state, findings.picked):,}",
         }
         for state, meaning in STATES.items()
     ]
     return {
         "tiles": {name: f"{value:,}" for name, value in tiles.items()},
         "states": states,
-        "all_states": (f"{found.rows:,}", share(found.rows, found.rows), f"{selected:,}"),
+        "all_states": (f"{findings.rows:,}", share(findings.rows, findings.rows), f"{selected:,}"),
     }
 
 
-def _comparison(found: Findings) -> list[tuple[str, list[str]]]:
+def _comparison(findings: Findings) -> list[tuple[str, list[str]]]:
     """Means over the pool, its learnable part and the selection, side by side."""
-    groups = (found.sampled, found.learnable, found.picked)
+    groups = (findings.sampled, findings.learnable, findings.picked)
     lines: list[tuple[str, Floats, int | None]] = [
-        ("Success rate p, mean", found.success_rate, 3),
-        ("Learnability p(1−p), mean", found.learnability, 3),
-        ("Alignment, mean", found.alignment, None),
-        ("Score, mean", found.score, None),
-        ("Gradient norm, mean", found.gradient_norm, None),
-        ("Response length in tokens, mean", found.response_tokens, 1),
+        ("Success rate p, mean", findings.success_rate, 3),
+        ("Learnability p(1−p), mean", findings.learnability, 3),
+        ("Alignment, mean", findings.alignment, None),
+        ("Score, mean", findings.score, None),
+        ("Gradient norm, mean", findings.gradient_norm, None),
+        ("Response length in tokens, mean", findings.response_tokens, 1),
     ]
     sizes = [int(np.count_nonzero(group)) for group in groups]
     rows = [("Prompts", [f"{size:,}" for size in sizes])]
@@ -133,28 +133,28 @@ def _comparison(found: Findings) -> list[tuple[str, list[str]]]:
         means = [mean(values[group]) for group in groups]
         digits = decimals(means) if places is None else places
         rows.append((name, [number(m, digits) for m in means]))
-    middle = found.sampled & (np.abs(found.success_rate - 0.5) <= 0.25)
+    middle = findings.sampled & (np.abs(findings.success_rate - 0.5) <= 0.25)
     parts = [int(np.count_nonzero(middle & group)) for group in groups]
     cells = [share(part, size) for part, size in zip(parts, sizes, strict=True)]
     rows.insert(2, ("Success rate from 0.25 to 0.75", cells))
     return rows
 
 
-def _sources(found: Findings) -> dict[str, Any]:
+def _sources(findings: Findings) -> dict[str, Any]:
     """Where the pool and the selection come from; none for a pool of one source."""
-    sources, n = by_source(found), len(found.facts.selected)
+    sources, n = by_source(findings), len(findings.facts.selected)
     rows = []
     for name, pool, learnable, ours in sources[:MAX_SOURCES]:
-        ratio = (ours / n) / (pool / found.rows) if n else float("nan")
-        cells = (f"{pool:,}", share(pool, found.rows), f"{learnable:,}", f"{ours:,}", share(ours, n))
+        ratio = (ours / n) / (pool / findings.rows) if n else float("nan")
+        cells = (f"{pool:,}", share(pool, findings.rows), f"{learnable:,}", f"{ours:,}", share(ours, n))
         told = f"{number(ratio, 2)} ×" if n else ABSENT
         rows.append({"name": shorten(name, 80), "cells": cells, "ratio": told, "often": ratio >= 2})
     more = len(sources) - MAX_SOURCES
     return {"sources": rows, "more_sources": plural(more, "smaller source") if more > 0 else ""}
 
 
-def _times(found: Findings) -> dict[str, Any]:
-    facts, stages = found.facts, found.facts.recorded("stages")
+def _times(findings: Findings) -> dict[str, Any]:
+    facts, stages = findings.facts, findings.facts.recorded("stages")
     if not isinstance(stages, dict) or not stages:
         return {"times": [], "total_time": "", "speed": ""}
     times = {str(name): facts.measured("stages", name, "seconds") for name in stages}
@@ -162,7 +162,7 @@ def _times(found: Findings) -> dict[str, Any]:
     return {
         "times": [_stage(facts, name, seconds, known) for name, seconds in times.items()],
         "total_time": duration(sum(known)) if known else UNRECORDED,
-        "speed": _sampling_speed(found),
+        "speed": _sampling_speed(findings),
     }
 
 
@@ -188,13 +188,13 @@ def _stage(facts: ReportFacts, name: str, seconds: float | None, known: list[flo
     }
 
 
-def _sampling_speed(found: Findings) -> str:
+def _sampling_speed(findings: Findings) -> str:
     """Responses and tokens per second of the rollout stage, where its time is known."""
-    seconds, responses = found.facts.measured("stages", "rollout", "seconds"), int(found.responses.sum())
+    seconds, responses = findings.facts.measured("stages", "rollout", "seconds"), int(findings.responses.sum())
     if not seconds or not responses:
         return ""
-    told = np.isfinite(found.response_tokens)
-    tokens = float((found.response_tokens * found.responses)[told].sum())
+    told = np.isfinite(findings.response_tokens)
+    tokens = float((findings.response_tokens * findings.responses)[told].sum())
     return (
         f"{plural(responses, 'response')} sampled: {rate(responses, seconds)} responses "
         f"and {rate(tokens, seconds)} tokens per second."

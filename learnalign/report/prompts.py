@@ -23,35 +23,35 @@ TEASER = 150
 """Characters of a problem that are seen before it is opened."""
 
 
-def selected_prompts(found: Findings) -> dict[str, Any]:
+def selected_prompts(findings: Findings) -> dict[str, Any]:
     """The selection in order of rank, with what each pick was chosen for."""
-    facts, order = found.facts, found.facts.selected
-    digits, fine = decimals(found.score[order]), decimals(found.alignment[order])
+    facts, order = findings.facts, findings.facts.selected
+    digits, fine = decimals(findings.score[order]), decimals(findings.alignment[order])
     rows = [
         {
             "rank": rank,
             "prompt_id": shorten(facts.text("prompt_id", i), 80),
-            "score": number(found.score[i], digits),
-            "success_rate": number(found.success_rate[i], 3),
-            "alignment": number(found.alignment[i], fine),
-            "tokens": number(found.response_tokens[i], 0),
-            "tag": "" if found.state[i] == "learnable" else str(found.state[i]),
+            "score": number(findings.score[i], digits),
+            "success_rate": number(findings.success_rate[i], 3),
+            "alignment": number(findings.alignment[i], fine),
+            "tokens": number(findings.response_tokens[i], 0),
+            "tag": "" if findings.state[i] == "learnable" else str(findings.state[i]),
             "problem": _problem(facts.text("problem", i)),
         }
         for rank, i in enumerate(order[:MAX_SELECTED], start=1)
     ]
     some = f"The first {MAX_SELECTED:,} of {len(order):,}" if len(order) > MAX_SELECTED else "All of them"
-    return {"selected": rows, "why": why(found) if len(order) else "", "which_selected": some}
+    return {"selected": rows, "why": why(findings) if len(order) else "", "which_selected": some}
 
 
-def left_out_prompts(found: Findings) -> dict[str, Any]:
+def left_out_prompts(findings: Findings) -> dict[str, Any]:
     """The prompts that could not be sampled or scored, with the reason of each."""
-    facts = found.facts
-    which = np.flatnonzero((found.state == "skipped") | (found.state == "excluded"))
+    facts = findings.facts
+    which = np.flatnonzero((findings.state == "skipped") | (findings.state == "excluded"))
     rows = [
         {
             "prompt_id": shorten(facts.text("prompt_id", i), 80),
-            "state": str(found.state[i]),
+            "state": str(findings.state[i]),
             "reason": shorten(facts.text("reason", i), 300) or UNRECORDED,
             "problem": shorten(facts.text("problem", i), 80),
         }
@@ -59,7 +59,7 @@ def left_out_prompts(found: Findings) -> dict[str, Any]:
     ]
     return {
         "left_out": rows,
-        "which_left_out": f"{found.count('skipped'):,} skipped, {found.count('excluded'):,} excluded.",
+        "which_left_out": f"{findings.count('skipped'):,} skipped, {findings.count('excluded'):,} excluded.",
         "left_out_cut": f"{MAX_LEFT_OUT:,}" if len(which) > MAX_LEFT_OUT else "",
     }
 

@@ -26,17 +26,17 @@ def summary(facts: ReportFacts) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    found = find(facts)
-    parts: list[RenderableType] = [Text(" ".join(story(found))), Text(), _states(found)]
+    findings = find(facts)
+    parts: list[RenderableType] = [Text(" ".join(story(findings))), Text(), _states(findings)]
     if len(facts.selected):
-        parts += [Text(), Text(why(found)), Text(), _first(found)]
+        parts += [Text(), Text(why(findings)), Text(), _first(findings)]
         if len(facts.selected) > FIRST:
             parts.append(Text(f"… and {len(facts.selected) - FIRST:,} more.", style="dim"))
-    parts += [Text(f"Note: {line}", style="yellow") for line in warnings(found)]
+    parts += [Text(f"Note: {line}", style="yellow") for line in warnings(findings)]
     return Group(*parts)
 
 
-def _states(found: Findings) -> Table:
+def _states(findings: Findings) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -44,20 +44,20 @@ def _states(found: Findings) -> Table:
     for name in ("state", "prompts", "share", "selected"):
         table.add_column(name, justify="left" if name == "state" else "right")
     for state in STATES:
-        n = found.count(state)
+        n = findings.count(state)
         if n:
-            table.add_row(state, f"{n:,}", share(n, found.rows), f"{found.count(state, found.picked):,}")
+            table.add_row(state, f"{n:,}", share(n, findings.rows), f"{findings.count(state, findings.picked):,}")
     return table
 
 
-def _first(found: Findings) -> Table:
+def _first(findings: Findings) -> Table:
     """The first picks, one line each."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    order = found.facts.selected[:FIRST]
-    digits, fine = decimals(found.score[order]), decimals(found.alignment[order])
+    order = findings.facts.selected[:FIRST]
+    digits, fine = decimals(findings.score[order]), decimals(findings.alignment[order])
     table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=True)
     for name in ("rank", "score", "p", "alignment"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -65,9 +65,9 @@ def _first(found: Findings) -> Table:
     for rank, i in enumerate(order, start=1):
         table.add_row(
             str(rank),
-            number(found.score[i], digits),
-            number(found.success_rate[i], 3),
-            number(found.alignment[i], fine),
-            Text(shorten(found.facts.text("problem", i), WIDTH)),
+            number(findings.score[i], digits),
+            number(findings.success_rate[i], 3),
+            number(findings.alignment[i], fine),
+            Text(shorten(findings.facts.text("problem", i), WIDTH)),
         )
     return table
