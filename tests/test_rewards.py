@@ -24,7 +24,7 @@ from learnalign.rewards.answers.extract import final_answer, last_box
 from learnalign.rewards.answers.math import MathVerifier
 from learnalign.rewards.answers.normalize import normalize
 from learnalign.rewards.answers.quantity import quantity
-from learnalign.rewards.workers import Task, WorkerPool
+from learnalign.rewards.workers import Question, WorkerPool
 
 HANG = r"\boxed{5^{5^{5^{5}}}}"
 MEGABYTE = 1 << 20
@@ -367,7 +367,7 @@ def math_pool(memory_mb: int = 2048) -> WorkerPool:
 
 def compare(pool: WorkerPool, pairs: list[tuple[str, str]], seconds: float = 30) -> list[str]:
     """Of every pair: equal, different, timeout or crash."""
-    outcomes = pool.run([Task(pair, seconds) for pair in pairs])
+    outcomes = pool.run([Question(pair, seconds) for pair in pairs])
     return [outcome.lost or ("equal" if outcome.reply is True else "different") for outcome in outcomes]
 
 

@@ -30,7 +30,7 @@ ATTENTION_SHARE = 2.0
 
 
 @dataclass(frozen=True)
-class Findings:
+class ProbeResult:
     """layers: those that can be sketched. costs: of sharing prompts. unshared: why prompts are not shared, or ''."""
 
     layers: list[Layer]
@@ -47,7 +47,7 @@ def sample(model: Any) -> Weighted:
     return Weighted(tokens[:3], responses, zeros, zeros)
 
 
-def examine(model: Any, hooks: Hooks, share: bool) -> Findings:
+def examine(model: Any, hooks: Hooks, share: bool) -> ProbeResult:
     """Probe the model on `sample`."""
     group = sample(model)
     plain = pack([group], 1, model.get_input_embeddings().weight.device)
@@ -61,7 +61,7 @@ def examine(model: Any, hooks: Hooks, share: bool) -> Findings:
     unshared = _static_obstacle(model) if share else "switched off"
     if not unshared:
         unshared = _broken_tree(model, group, truth)
-    return Findings(layers, _costs(model, layers, not unshared), unshared)
+    return ProbeResult(layers, _costs(model, layers, not unshared), unshared)
 
 
 def _reached(model: Any, hooks: Hooks, batch: Batch) -> tuple[set[str], Tensor]:

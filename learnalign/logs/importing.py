@@ -42,7 +42,7 @@ POOL = "imported.jsonl"
 HISTORY = "history.json"
 
 
-class Group(NamedTuple):
+class LoggedGroup(NamedTuple):
     """The logged responses of one prompt of the pool."""
 
     prompt_id: str
@@ -182,15 +182,15 @@ def _write_pool(run: RunDir, grouped: list[list[Logged]]) -> None:
     run.save_config(replace(run.config, pool=replace(run.config.pool, path=str((run.path / POOL).absolute()))))
 
 
-def _matched(run: RunDir, grouped: list[list[Logged]], policy: Renderer) -> tuple[list[Group], list[Any]]:
+def _matched(run: RunDir, grouped: list[list[Logged]], policy: Renderer) -> tuple[list[LoggedGroup], list[Any]]:
     """Groups with their prompt of the pool, and what is not in the pool."""
     pool = pq.read_table(run.path / "pool.parquet", columns=["prompt_id", "problem", "messages"]).to_pylist()
     own = run.config.pool.path == str((run.path / POOL).absolute())
     if own:  # the pool is the log's own prompts, in their order
         pairs = [(row, group) for row, group in zip(pool, grouped, strict=True)]
-        return [Group(row["prompt_id"], _prompt(row, group[0], policy, True), group) for row, group in pairs], []
+        return [LoggedGroup(row["prompt_id"], _prompt(row, group[0], policy, True), group) for row, group in pairs], []
     find = _Finder(pool, policy)
-    found: dict[str, Group] = {}
+    found: dict[str, LoggedGroup] = {}
     left_out = []
     for group in grouped:
         row = find(group[0])
@@ -199,7 +199,7 @@ def _matched(run: RunDir, grouped: list[list[Logged]], policy: Renderer) -> tupl
         elif row["prompt_id"] in found:
             found[row["prompt_id"]].responses.extend(group)
         else:
-            found[row["prompt_id"]] = Group(row["prompt_id"], _prompt(row, group[0], policy, False), group)
+            found[row["prompt_id"]] = LoggedGroup(row["prompt_id"], _prompt(row, group[0], policy, False), group)
     if not found:
         raise LogError(
             f"none of the {len(grouped):,} logged prompts is in the pool {run.config.pool.path}, not for example "
@@ -259,7 +259,7 @@ def _prompt(row: dict[str, Any], logged: Logged, policy: Renderer, own: bool) ->
     return np.array(tokens, np.int32)
 
 
-def _write_parts(run: RunDir, groups: list[Group], policy: Renderer) -> list[dict[str, str]]:
+def _write_parts(run: RunDir, groups: list[LoggedGroup], policy: Renderer) -> list[dict[str, str]]:
     """Write the groups as parts; returns the prompts of the pool that are not in them, with the reason."""
     reasons: dict[str, str] = {}
     rows: list[tuple[Any, ...]] = []
@@ -286,7 +286,7 @@ def _write_parts(run: RunDir, groups: list[Group], policy: Renderer) -> list[dic
     return [{"prompt_id": prompt_id, "reason": reason} for prompt_id, reason in reasons.items()]
 
 
-def _rows(group: Group, encoded: list[tuple[Logged, Tokens]], policy: Renderer) -> Iterator[tuple[Any, ...]]:
+def _rows(group: LoggedGroup, encoded: list[tuple[Logged, Tokens]], policy: Renderer) -> Iterator[tuple[Any, ...]]:
     """Rows of `schemas.ROLLOUTS`, and the logged reward and verdict."""
     for number, (one, tokens) in enumerate(encoded):
         text = policy.decode(tokens.tolist()) if one.response is None else one.response
@@ -327,7 +327,7 @@ def _write_part(run: RunDir, number: int, rows: list[tuple[Any, ...]]) -> None:
     files.write_parquet(run.path / "rollouts" / f"part-{number:06d}.parquet", table)
 
 
-def _write_history(run: RunDir, groups: list[Group]) -> None:
+def _write_history(run: RunDir, groups: list[LoggedGroup]) -> None:
     """Success rates by step, as `pool.history` reads them, where the log spans several steps."""
     steps = {one.step for group in groups for one in group.responses}
     if len(steps) < 2 or run.config.reward.verifier != "imported":

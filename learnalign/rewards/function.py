@@ -28,7 +28,7 @@ from learnalign.config import FUNCTION
 from learnalign.errors import RewardError
 from learnalign.files import sha256_file
 from learnalign.rewards.verdict import Prompt, Verdict, Verifier, check_lengths
-from learnalign.rewards.workers import START_SECONDS, Outcome, Task, WorkerPool
+from learnalign.rewards.workers import START_SECONDS, Question, Reply, WorkerPool
 
 
 def is_function(verifier: str) -> bool:
@@ -69,7 +69,7 @@ class FunctionVerifier(Verifier):
         if not responses:
             return []
         calls = self._calls(responses, answers, prompts)
-        outcomes = self._pool.run([Task(message, self._timeout_seconds * size) for message, size in calls])
+        outcomes = self._pool.run([Question(message, self._timeout_seconds * size) for message, size in calls])
         verdicts: list[Verdict] = []
         for (_, size), outcome in zip(calls, outcomes, strict=True):
             verdicts += self._verdicts(outcome, size, prompts[len(verdicts)].id)
@@ -84,14 +84,14 @@ class FunctionVerifier(Verifier):
     ) -> list[tuple[dict[str, Any], int]]:
         """The arguments of every call, and how many responses it judges."""
         if not self._signature:
-            (outcome,) = self._pool.run([Task("signature", START_SECONDS)])
+            (outcome,) = self._pool.run([Question("signature", START_SECONDS)])
             self._signature = str(outcome.reply)
         if self._signature == "verl":
             return [(_verl(*case), 1) for case in zip(responses, answers, prompts, strict=True)]
         groups = [list(group) for _, group in groupby(range(len(prompts)), key=lambda i: prompts[i].id)]
         return [(_trl([responses[i] for i in group], prompts[group[0]]), len(group)) for group in groups]
 
-    def _verdicts(self, outcome: Outcome, size: int, prompt_id: str) -> list[Verdict]:
+    def _verdicts(self, outcome: Reply, size: int, prompt_id: str) -> list[Verdict]:
         if outcome.lost:
             return [Verdict(False, 0.0, outcome.lost)] * size
         assert isinstance(outcome.reply, dict)

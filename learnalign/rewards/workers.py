@@ -37,14 +37,14 @@ TRIES = 2
 _INCOMPLETE = object()
 
 
-class Task(NamedTuple):
+class Question(NamedTuple):
     """What a worker is asked, as JSON (what that lacks goes as text), and the wall-clock time that it may take."""
 
     message: object
     seconds: float
 
 
-class Outcome(NamedTuple):
+class Reply(NamedTuple):
     """A worker's reply; or None, and `timeout` or `crash` for a worker that was lost."""
 
     reply: object
@@ -71,7 +71,7 @@ class _Worker:
         self.deadline = time.monotonic() + START_SECONDS
         self._received = b""
 
-    def send(self, number: int, task: Task) -> None:
+    def send(self, number: int, task: Question) -> None:
         """Hand over a task; a worker that is already dead is noticed when its pipe is read."""
         assert self.process.stdin is not None
         self.task = number
@@ -140,9 +140,9 @@ class WorkerPool:
         """Process ids of the workers that are up."""
         return [worker.process.pid for worker in self._workers if worker.ready]
 
-    def run(self, tasks: Sequence[Task]) -> list[Outcome]:
+    def run(self, tasks: Sequence[Question]) -> list[Reply]:
         """The outcome of every task, in order. Raises `RewardError` if workers cannot be run."""
-        outcomes = [Outcome(None, "")] * len(tasks)
+        outcomes = [Reply(None, "")] * len(tasks)
         todo = deque((number, 1) for number in range(len(tasks)))
         tries: dict[int, int] = {}
         slow = False
@@ -185,9 +185,9 @@ class WorkerPool:
         while waiting and len(self._workers) < wanted:
             self._workers.append(_Worker(self._module, self._arguments, self._memory_mb))
 
-    def _wait(self) -> list[tuple[int, Outcome]]:
+    def _wait(self) -> list[tuple[int, Reply]]:
         """Wait for the next messages, deaths or deadlines; return what was decided."""
-        decided: list[tuple[int, Outcome]] = []
+        decided: list[tuple[int, Reply]] = []
         awaited = [worker for worker in self._workers if worker.task is not None or not worker.ready]
         with selectors.DefaultSelector() as selector:
             for worker in awaited:
@@ -201,7 +201,7 @@ class WorkerPool:
                 decided += self._drop(worker, "timeout")
         return decided
 
-    def _hear(self, worker: _Worker) -> list[tuple[int, Outcome]]:
+    def _hear(self, worker: _Worker) -> list[tuple[int, Reply]]:
         try:
             message = worker.receive()
         except EOFError:
@@ -214,14 +214,14 @@ class WorkerPool:
             worker.ready, self._failed_starts = True, 0
             return []
         number, worker.task = worker.task, None
-        return [] if number is None else [(number, Outcome(message, ""))]
+        return [] if number is None else [(number, Reply(message, ""))]
 
-    def _drop(self, worker: _Worker, lost: str) -> list[tuple[int, Outcome]]:
+    def _drop(self, worker: _Worker, lost: str) -> list[tuple[int, Reply]]:
         """Kill a worker that hangs or collect one that died. Raises `RewardError` if none ever starts."""
         self._workers.remove(worker)
         worker.kill()
         if worker.task is not None:
-            return [(worker.task, Outcome(None, lost))]
+            return [(worker.task, Reply(None, lost))]
         self._failed_starts += 1
         if self._failed_starts >= START_ATTEMPTS:
             raise RewardError(

@@ -35,7 +35,7 @@ VERDICTS = "verdicts-"
 """Before the name of a part: its verdicts."""
 
 
-class Prompt(NamedTuple):
+class TokenizedPrompt(NamedTuple):
     """A prompt of the pool as token ids."""
 
     prompt_id: str
@@ -45,7 +45,7 @@ class Prompt(NamedTuple):
 class Rounds:
     """Samples and judges in `RUN/rollouts`. A context manager: leaving it leaves engine and verifier."""
 
-    def __init__(self, run: RunDir, progress: Progress, renderer: Renderer, prompts: Sequence[Prompt]) -> None:
+    def __init__(self, run: RunDir, progress: Progress, renderer: Renderer, prompts: Sequence[TokenizedPrompt]) -> None:
         self.run, self.progress, self.renderer, self.prompts = run, progress, renderer, prompts
         self.folder = run.path / "rollouts"
         self.engine: Engine | None = None

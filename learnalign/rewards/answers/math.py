@@ -18,7 +18,7 @@ from learnalign.errors import RewardError
 from learnalign.rewards.answers.exact import first_look
 from learnalign.rewards.answers.quantity import quantity
 from learnalign.rewards.verdict import Prompt, Verdict, Verifier, check_lengths, verdict
-from learnalign.rewards.workers import Outcome, Task, WorkerPool
+from learnalign.rewards.workers import Question, Reply, WorkerPool
 
 _ARITHMETIC = re.compile(r"(?:[-\d\s.,+*/()]|\\times|\\cdot|\\div)*")
 _BINARY = re.compile(r"[\d)]\s*(?:[-+*]|\\times|\\cdot|\\div)|/.*/")
@@ -60,7 +60,7 @@ class MathVerifier(Verifier):
                 open_rows.append(index)
                 questions.append((look.gold, look.candidate))
         distinct = list(dict.fromkeys(questions))
-        outcomes = self._pool.run([Task(question, self._timeout_seconds) for question in distinct])
+        outcomes = self._pool.run([Question(question, self._timeout_seconds) for question in distinct])
         known = dict(zip(distinct, map(_verdict, outcomes), strict=True))
         for row, question in zip(open_rows, questions, strict=True):
             verdicts[row] = known[question]
@@ -71,7 +71,7 @@ class MathVerifier(Verifier):
         self._pool.close()
 
 
-def _verdict(outcome: Outcome) -> Verdict:
+def _verdict(outcome: Reply) -> Verdict:
     if outcome.lost:
         return verdict(False, outcome.lost)
     return verdict(True, "math-verify") if outcome.reply is True else verdict(False, "wrong")

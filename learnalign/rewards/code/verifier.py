@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from learnalign.errors import RewardError
 from learnalign.rewards.code.programs import programs
 from learnalign.rewards.verdict import Prompt, Verdict, Verifier, check_lengths, verdict
-from learnalign.rewards.workers import START_SECONDS, Outcome, Task, WorkerPool
+from learnalign.rewards.workers import START_SECONDS, Question, Reply, WorkerPool
 
 OVERHEAD_SECONDS = 60.0
 """For starting a program on a busy machine, or for a server's queue: only a lost worker takes that long."""
@@ -52,7 +52,7 @@ class CodeVerifier(Verifier):
         check_lengths(responses, answers, prompts)
         cases = [programs(*case) for case in zip(responses, answers, prompts, strict=True)]
         limit = 2 * self._timeout_seconds + OVERHEAD_SECONDS
-        outcomes = iter(self._pool.run([Task(case, limit * len(case)) for case in cases if case]))
+        outcomes = iter(self._pool.run([Question(case, limit * len(case)) for case in cases if case]))
         return [
             _verdict(next(outcomes)) if case else verdict(False, "no answer" if response.strip() else "empty")
             for case, response in zip(cases, responses, strict=True)
@@ -60,7 +60,7 @@ class CodeVerifier(Verifier):
 
     def notes(self) -> list[str]:
         """Whether programs run with less protection than they should."""
-        (outcome,) = self._pool.run([Task("where", START_SECONDS)])
+        (outcome,) = self._pool.run([Question("where", START_SECONDS)])
         return [str(outcome.reply)] if outcome.reply else []
 
     def close(self) -> None:
@@ -68,7 +68,7 @@ class CodeVerifier(Verifier):
         self._pool.close()
 
 
-def _verdict(outcome: Outcome) -> Verdict:
+def _verdict(outcome: Reply) -> Verdict:
     if outcome.lost:
         return verdict(False, outcome.lost)
     assert isinstance(outcome.reply, dict)

@@ -63,7 +63,7 @@ def _judge_parts(run: RunDir, parts: Sequence[Path], progress: Progress) -> tupl
         return total, judging.notes() if todo else []
 
 
-class OpenVerifier(NamedTuple):
+class _PartVerifier(NamedTuple):
     """How a part of rollouts becomes verdicts."""
 
     columns: list[str]
@@ -72,19 +72,19 @@ class OpenVerifier(NamedTuple):
 
 
 @contextmanager
-def _judging(run: RunDir) -> Iterator[OpenVerifier]:
+def _judging(run: RunDir) -> Iterator[_PartVerifier]:
     """Verdicts from the verifier that is configured, or as they were imported."""
     config = run.config.reward
     if config.verifier == IMPORTED:
         columns = ["prompt_id", "response", "reward", "correct"]
-        yield OpenVerifier(columns, lambda rows: _imported(rows, config.threshold), list)
+        yield _PartVerifier(columns, lambda rows: _imported(rows, config.threshold), list)
         return
     with open_verifier(run) as opened:
 
         def verdicts(rows: pa.Table) -> list[Verdict]:
             return opened.verdicts(rows["text"].to_pylist(), rows["prompt_id"].to_pylist())
 
-        yield OpenVerifier(["prompt_id", "response", "text"], verdicts, opened.notes)
+        yield _PartVerifier(["prompt_id", "response", "text"], verdicts, opened.notes)
 
 
 def _imported(rows: pa.Table, threshold: float) -> list[Verdict]:

@@ -19,7 +19,7 @@ from learnalign.policy import Renderer, load_renderer, policy_digest
 from learnalign.progress import Progress
 from learnalign.rollout.allocation import Counts, Round, next_round, rounds
 from learnalign.runs.directory import RunDir
-from learnalign.runs.rounds import Prompt, Rounds
+from learnalign.runs.rounds import Rounds, TokenizedPrompt
 from learnalign.runs.stages import Outcome
 from learnalign.runs.verifier import verifier_inputs
 from learnalign.schemas import DROPPED, SKIPPED
@@ -86,7 +86,7 @@ def _keep(run: RunDir) -> int:
     return run.config.rollout.keep or 2 * run.config.select.n
 
 
-def tokenized(run: RunDir, renderer: Renderer) -> tuple[list[Prompt], list[tuple[str, str]]]:
+def tokenized(run: RunDir, renderer: Renderer) -> tuple[list[TokenizedPrompt], list[tuple[str, str]]]:
     """Prompts as token ids, and those that do not fit with the reason."""
     room = renderer.context - run.config.rollout.max_new_tokens
     prompts, skipped = [], []
@@ -95,7 +95,7 @@ def tokenized(run: RunDir, renderer: Renderer) -> tuple[list[Prompt], list[tuple
         for row in batch.to_pylist():
             tokens = renderer.encode(row["problem"], row["messages"])
             if len(tokens) <= room:
-                prompts.append(Prompt(row["prompt_id"], tokens))
+                prompts.append(TokenizedPrompt(row["prompt_id"], tokens))
                 continue
             reason = (
                 f"prompt of {len(tokens):,} tokens and up to {run.config.rollout.max_new_tokens:,} new ones "
@@ -112,7 +112,7 @@ def _write_skipped(run: RunDir, skipped: list[tuple[str, str]]) -> None:
     files.write_parquet(run.path / "rollouts" / "skipped.parquet", pa.Table.from_pylist(rows, SKIPPED))
 
 
-def _write_dropped(run: RunDir, prompts: list[Prompt], sampled: Counts, last: Round) -> None:
+def _write_dropped(run: RunDir, prompts: list[TokenizedPrompt], sampled: Counts, last: Round) -> None:
     """Prompts that the last round did not keep: their success rates rest on few responses."""
     rows = [
         {"prompt_id": prompt.prompt_id, "responses": count}
