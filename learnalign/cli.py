@@ -309,6 +309,26 @@ def demo(
         _show(opened, "report", as_json)
 
 
+@app.command()
+def guide(topic: Annotated[str, typer.Argument(help="A page; without one, what pages there are.")] = "") -> None:
+    """Show a guide, or list the guides."""
+    with _reported(Path()):
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        from learnalign.guides import TOPICS, page, summary
+
+        if not topic:
+            for name in TOPICS:
+                print(f"{name:<15}{summary(name)}")
+            return
+        text = page(topic)
+        if sys.stdout.isatty():
+            Console().print(Markdown(text))
+        else:
+            print(text, end="")
+
+
 def main() -> None:
     """Entry point of the `learnalign` command."""
     app()

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS: list[set[str]] = [
     {"errors", "_core"},
-    {"config", "kernels", "progress", "schemas"},
+    {"config", "kernels", "progress", "schemas", "guides"},
     {"files", "store", "scoring", "gradient"},
     {"policy", "pool", "rewards"},
     {"selection", "rollout"},
@@ -42,6 +42,8 @@ def modules() -> dict[str, Path]:
     found = {}
     for folder, prefix in ((ROOT / "learnalign", ()), (ROOT / "kernels", ("kernels",))):
         for path in folder.rglob("*.py"):
+            if "examples" in path.parts:  # scripts of users
+                continue
             parts = (*prefix, *path.relative_to(folder).with_suffix("").parts)
             found[".".join(parts).removesuffix(".__init__")] = path
     return found
