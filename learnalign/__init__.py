@@ -16,6 +16,7 @@ Importing this package loads neither torch nor transformers; names are imported 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("learnalign")
     if name not in _ORIGIN:
         raise AttributeError(f"module 'learnalign' has no attribute {name!r}")
     value = getattr(import_module(f"learnalign.{_ORIGIN[name]}"), name)

@@ -23,19 +23,60 @@ if TYPE_CHECKING:
     from learnalign.config import Config
     from learnalign.runs.directory import RunDir
 
+SETTING_OF = {
+    "pool": ("pool", "path"),
+    "problem_column": ("pool", "problem_column"),
+    "answer_column": ("pool", "answer_column"),
+    "id_column": ("pool", "id_column"),
+    "source_column": ("pool", "source_column"),
+    "model": ("policy", "model"),
+    "select": ("select", "n"),
+    "strategy": ("select", "strategy"),
+    "target": ("select", "target"),
+}
+"""Options of their own: section and name of the setting."""
+
 WARMUP_PROMPTS = 300
 """Of the verb `warmup` where the configuration does not say."""
 
 app = typer.Typer(
     help="Pick the training prompts that are worth a GPU hour: learnable and gradient-aligned.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"learnalign {version('learnalign')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Options of the command itself."""
+
+
 RunArgument = Annotated[Path, typer.Argument(help="Run directory; everything that is made lands there.")]
-Pool = Annotated[str | None, typer.Option("--pool", help="JSONL, JSON or Parquet file of prompts with answers.")]
+Pool = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pool",
+        help="Prompts with answers: a JSONL, JSON or Parquet file, a folder, a glob, or a cached data set of the hub. "
+        "Give it several times for several.",
+    ),
+]
+ProblemColumn = Annotated[str | None, typer.Option("--problem-column", help="Column of the pool with the problem.")]
+AnswerColumn = Annotated[str | None, typer.Option("--answer-column", help="Column of the pool with the answer.")]
+IdColumn = Annotated[str | None, typer.Option("--id-column", help="Column of the pool with an id of every prompt.")]
+SourceColumn = Annotated[str | None, typer.Option("--source-column", help="Column of the pool with its source.")]
 Model = Annotated[str | None, typer.Option("--model", help="Policy: a model directory or hub name.")]
 Select = Annotated[int | None, typer.Option("--select", "-n", help="How many prompts to select.")]
 Strategy = Annotated[
@@ -92,19 +133,30 @@ def _config(run: Path, file: Path | None, named: dict[str, dict[str, Any]], sett
     return c.with_values(config, named, where="command line")
 
 
-def _named(
-    pool: str | None, model: str | None, select: int | None, strategy: str | None, target: str | None
-) -> dict[str, dict[str, Any]]:
+def _named(**given: Any) -> dict[str, dict[str, Any]]:
     """The settings that have options of their own, where they were given; paths made absolute."""
-    given: dict[str, dict[str, Any]] = {
-        "pool": {"path": pool and str(Path(pool).absolute())},
-        "policy": {"model": str(Path(model).absolute()) if model and Path(model).is_dir() else model},
-        "select": {"n": select, "strategy": strategy, "target": target and str(Path(target).absolute())},
-    }
-    return {
-        section: {name: value for name, value in values.items() if value is not None}
-        for section, values in given.items()
-    }
+    settings: dict[str, dict[str, Any]] = {}
+    for name, value in given.items():
+        if value is None or value == []:
+            continue
+        section, key = SETTING_OF[name]
+        settings.setdefault(section, {})[key] = _absolute(name, value)
+    return settings
+
+
+def _absolute(name: str, value: Any) -> Any:
+    """A path as it is seen from everywhere; a hub name and what is no path as they are."""
+    if name == "pool":
+        return [_path(one) for one in value] if len(value) > 1 else _path(value[0])
+    if name == "model":
+        return str(Path(value).absolute()) if Path(value).is_dir() else value
+    return str(Path(value).absolute()) if name == "target" else value
+
+
+def _path(name: str) -> str:
+    from learnalign.pool.sources import is_data_set
+
+    return name if is_data_set(name) else str(Path(name).absolute())
 
 
 def _show(run: RunDir, last: str, as_json: bool) -> None:
@@ -142,6 +194,10 @@ def _add_stage(name: str, last: str, text: str) -> None:
         run: RunArgument,
         pool: Pool = None,
         model: Model = None,
+        problem_column: ProblemColumn = None,
+        answer_column: AnswerColumn = None,
+        id_column: IdColumn = None,
+        source_column: SourceColumn = None,
         select: Select = None,
         strategy: Strategy = None,
         target: Target = None,
@@ -150,19 +206,30 @@ def _add_stage(name: str, last: str, text: str) -> None:
         quiet: Quiet = False,
         as_json: AsJson = False,
     ) -> None:
-        _work(last, run, _named(pool, model, select, strategy, target), settings, config, quiet, as_json)
+        named = _named(
+            pool=pool,
+            problem_column=problem_column,
+            answer_column=answer_column,
+            id_column=id_column,
+            source_column=source_column,
+            model=model,
+            select=select,
+            strategy=strategy,
+            target=target,
+        )
+        _work(last, run, named, settings, config, quiet, as_json)
 
     app.command(name, help=text)(command)
 
 
-_add_stage("run", "report", "Select prompts: all stages, resuming where an earlier call ended.")
-_add_stage("warmup", "warmup", "Read the pool and train the policy a little on a random part of it (300 prompts).")
-_add_stage("rollout", "rollout", "Read the pool and sample responses.")
-_add_stage("reward", "reward", "... and judge the responses.")
-_add_stage("sketch", "sketch", "... and sketch the policy gradient of every learnable prompt.")
-_add_stage("score", "score", "... and score the prompts.")
-_add_stage("select", "select", "... and write selection.jsonl and selection.parquet.")
-_add_stage("report", "report", "... and write report.html (the same as run).")
+_add_stage("run", "report", "Select prompts: run all stages, or go on where it stopped.")
+_add_stage("warmup", "warmup", "Train the policy a little on 300 random prompts of the pool.")
+_add_stage("rollout", "rollout", "Read the pool and sample responses to every prompt.")
+_add_stage("reward", "reward", "Do what rollout does, and judge the responses.")
+_add_stage("sketch", "sketch", "Do what reward does, and sketch every prompt's gradient.")
+_add_stage("score", "score", "Do what sketch does, and score the prompts.")
+_add_stage("select", "select", "Do what score does, and write the selection.")
+_add_stage("report", "report", "Do what select does, and write report.html, as run does.")
 
 
 @app.command("import")
@@ -173,6 +240,10 @@ def import_(
     ],
     pool: Pool = None,
     model: Model = None,
+    problem_column: ProblemColumn = None,
+    answer_column: AnswerColumn = None,
+    id_column: IdColumn = None,
+    source_column: SourceColumn = None,
     select: Select = None,
     settings: Settings = None,
     config: ConfigFile = None,
@@ -181,12 +252,21 @@ def import_(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a run directory of rollouts that were logged elsewhere; 'run' goes on from there."""
+    """Make a run directory of rollouts that were logged elsewhere."""
     with _reported(run):
         from learnalign.logs.importing import import_rollouts
         from learnalign.progress import Progress
 
-        asked = _config(run, config, _named(pool, model, select, None, None), settings or [])
+        named = _named(
+            pool=pool,
+            problem_column=problem_column,
+            answer_column=answer_column,
+            id_column=id_column,
+            source_column=source_column,
+            model=model,
+            select=select,
+        )
+        asked = _config(run, config, named, settings or [])
         progress = Progress(quiet or as_json)
         columns = {"reward_column": reward_column, "correct_column": correct_column}
         opened = import_rollouts(run, logs, asked, progress, **columns)
@@ -204,6 +284,10 @@ def next_(
         typer.Option("--observed", help="Rollouts of the training since the last update: verl's rollout_data_dir, ..."),
     ] = None,
     pool: Pool = None,
+    problem_column: ProblemColumn = None,
+    answer_column: AnswerColumn = None,
+    id_column: IdColumn = None,
+    source_column: SourceColumn = None,
     select: Select = None,
     settings: Settings = None,
     config: ConfigFile = None,
@@ -212,12 +296,21 @@ def next_(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Online selection: learn from the training's own rollouts, and write the next prompts to train on."""
+    """Write the next prompts to train on, from a training's logs."""
     with _reported(run):
         from learnalign.online.next import next_prompts
         from learnalign.progress import Progress
 
-        asked = _config(run, config, _named(pool, policy, select, None, None), settings or [])
+        named = _named(
+            pool=pool,
+            problem_column=problem_column,
+            answer_column=answer_column,
+            id_column=id_column,
+            source_column=source_column,
+            model=policy,
+            select=select,
+        )
+        asked = _config(run, config, named, settings or [])
         columns = {"reward_column": reward_column, "correct_column": correct_column}
         result = next_prompts(run, asked, observed or [], Progress(quiet or as_json), **columns)
         if as_json:
@@ -234,7 +327,7 @@ def next_(
 
 @app.command()
 def status(run: RunArgument, as_json: AsJson = False) -> None:
-    """Show the stages of a run directory: state, rows, seconds, and what is stale and why."""
+    """Show the stages of a run: what is done, and what is stale."""
     with _reported(run):
         from learnalign.runs import pipeline
         from learnalign.runs.directory import open_run
@@ -270,7 +363,7 @@ def check(
     run: RunArgument,
     repair: Annotated[bool, typer.Option("--repair", help="Set damaged sketches aside; run makes them again.")] = False,
 ) -> None:
-    """Verify every file of a run directory against its recorded digest, and every block of sketches."""
+    """Verify every file of a run, and every block of sketches."""
     with _reported(run):
         from learnalign.runs import pipeline
         from learnalign.runs.directory import open_run
@@ -296,7 +389,7 @@ def demo(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run the whole pipeline on generated arithmetic with the small policy that ships with the package."""
+    """Run everything on arithmetic with the policy that is shipped."""
     with _reported(run):
         from learnalign.demo.run import demo_config
         from learnalign.progress import Progress

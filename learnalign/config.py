@@ -59,7 +59,8 @@ class Section:
 class PoolConfig(Section):
     """Where the prompts come from. Column names left empty are found by name (see `learnalign.pool`)."""
 
-    path: str = ""
+    path: str | tuple[str, ...] = ""
+    """A file, a folder, a glob, or a data set of the hub that is in the local cache; in TOML also a list of these."""
     problem_column: str = ""
     answer_column: str = ""
     id_column: str = ""
@@ -351,11 +352,23 @@ def _with_section(current: Any, section: str, values: dict[str, Any], where: str
         expected = hints[name]
         if expected is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
+        if expected == str | tuple[str, ...]:
+            clean[name] = _one_or_several(value, f"{where}: {section}.{name}")
+            continue
         if type(value) is not (str if get_origin(expected) is Literal else expected):
             kind = "text" if get_origin(expected) is Literal else expected.__name__
             raise ConfigError(f"{where}: {section}.{name} must be {kind}, found {type(value).__name__} {value!r}")
         clean[name] = value
     return replace(current, **clean)
+
+
+def _one_or_several(value: Any, where: str) -> str | tuple[str, ...]:
+    """A text, or a tuple of several. Raises `ConfigError`."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+        raise ConfigError(f"{where} must be text or a list of texts, found {value!r}")
+    return value[0] if len(value) == 1 else tuple(value)
 
 
 def parse_assignment(config: Config, assignment: str) -> Config:

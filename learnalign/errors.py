@@ -37,7 +37,15 @@ class RewardError(LearnAlignError):
 
 
 class MissingPackageError(LearnAlignError):
-    """An optional package that the request needs is not installed; the message names the extra."""
+    """An optional package that the request needs is not installed; the message has the line that installs it."""
+
+    def __init__(self, what: str, extra: str, cause: ImportError, otherwise: str = "") -> None:
+        """what: needs the package, such as "rollout.engine=vllm". extra: of learnalign, that brings it. otherwise: what
+        works without it.
+        """
+        missing = cause.name or str(cause)
+        advice = f"pip install 'learnalign[{extra}]'" + (f"; {otherwise}" if otherwise else "")
+        super().__init__(f"{what} needs a package that cannot be imported ({missing}): {advice}")
 
 
 class ArrayError(LearnAlignError, ValueError):

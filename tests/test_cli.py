@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 
+from learnalign.cli import app
+from learnalign.config import Config, PoolConfig
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
+from learnalign.errors import PoolError
+from learnalign.pool import read_pool
+from learnalign.pool.rows import row_reader
+from learnalign.pool.sources import pool_files
 from learnalign.store import SketchReader
 
+SOURCES = sorted((Path(__file__).parent.parent / "learnalign").rglob("*.py"))
 Result = subprocess.CompletedProcess[str]
 
 
@@ -197,11 +210,11 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "learnalign.cli", "run", str(run), "--pool", str(pool), "--model", str(POLICY)]
     command += ["--select", "9", "--set", "rollout.max_new_tokens=16"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list(run.glob("rollouts/part-*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 130, stderr
     assert "interrupted; give the same command again" in stderr
     assert "Traceback" not in stderr
@@ -238,3 +251,110 @@ def test_disk_full_is_one_line_and_what_was_done_stays(tmp_path: Path, pool: Pat
     before = [p.stat().st_mtime_ns for p in kept]
     assert learnalign(*arguments).returncode == 0
     assert [p.stat().st_mtime_ns for p in kept] == before
+
+
+def test_every_command_is_a_whole_sentence_at_eighty_columns() -> None:
+    shown = learnalign("--help").stdout
+    commands = [line.split(maxsplit=1) for line in shown[shown.index("Commands:") :].splitlines()[1:]]
+    assert {name for name, _ in commands} == set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    assert all(text[0].isupper() and text.endswith(".") and "..." not in text for _, text in commands)
+    assert "--install-completion" in shown
+
+
+def test_the_version_is_said() -> None:
+    import learnalign as package
+
+    expected = f"learnalign {version('learnalign')}\n"
+    assert learnalign("--version").stdout == expected
+    module = subprocess.run([sys.executable, "-P", "-m", "learnalign", "--version"], capture_output=True, text=True)
+    assert module.stdout == expected
+    assert package.__version__ == version("learnalign")
+
+
+OTHERS = {"--version", "--logprobs-mode", "--no-enable-chunked-prefill", "--repo-type"}
+"""Options of the command itself, and of other programs, that a message may name."""
+
+
+def strings(tree: ast.AST) -> Iterator[str]:
+    """The texts of a module but its docstrings."""
+    documentation = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+            yield node.value
+
+
+def test_messages_name_options_and_settings_that_there_are() -> None:
+    commands = typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]
+    options = {name for command in commands for option in command.params for name in option.opts} | OTHERS
+    sections = "|".join(Config.__dataclass_fields__)
+    texts = [text for path in SOURCES for text in strings(ast.parse(path.read_text()))]
+    assert len(texts) > 1000
+    for text in texts:
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
+            assert option in options, text
+        for section, name in re.findall(rf"(?<![\w./])({sections})\.([a-z_]+)(?![\w./(])", text):
+            assert name in ("parquet", "jsonl", "json", "html") or hasattr(getattr(Config(), section), name), text
+
+
+def test_roles_of_columns_are_options(tmp_path: Path) -> None:
+    rows = [{"q": f"{k}+1", "a": str(k + 1), "key": f"k{k}", "from": "sums"} for k in range(4)]
+    (tmp_path / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = ("--problem-column", "q", "--answer-column", "a", "--id-column", "key", "--source-column", "from")
+    arguments = ("--pool", tmp_path / "odd.jsonl", "--model", POLICY, "--set", "rollout.max_new_tokens=16")
+    missing = learnalign("rollout", tmp_path / "run", *arguments)
+    refused(missing, "no problem column found", "name it with --problem-column")
+    done = learnalign("rollout", tmp_path / "run", *arguments, "--select", 2, *columns)
+    assert done.returncode == 0, done.stderr
+    table = pq.read_table(tmp_path / "run" / "pool.parquet")
+    assert table["prompt_id"].to_pylist() == ["k0", "k1", "k2", "k3"]
+    assert set(table["source"].to_pylist()) == {"sums"}
+
+
+def test_several_pools_in_one_run(tmp_path: Path) -> None:
+    """Two files of different kinds and columns: both are sampled, and the selection holds the rows of both."""
+    first = write_pool(tmp_path / "first.jsonl", 20, seed=1)
+    rows = [json.loads(line) for line in write_pool(tmp_path / "rest.jsonl", 20, seed=2).open()]
+    table = pa.table({"question": [r["problem"] for r in rows], "answer": [r["answer"] for r in rows]})
+    pq.write_table(table, tmp_path / "second.parquet")
+    arguments = ("--model", POLICY, "--set", "rollout.max_new_tokens=16", "--set", "reward.verifier=exact")
+    pools = ("--pool", first, "--pool", tmp_path / "second.parquet")
+    done = learnalign("run", tmp_path / "run", *pools, *arguments, "--select", 40, "--strategy", "random")
+    assert done.returncode == 0, done.stderr
+    pool = pq.read_table(tmp_path / "run" / "pool.parquet")
+    assert pool.num_rows == 40
+    assert pool["row"].to_pylist() == list(range(40))
+    assert pool["source"].to_pylist() == ["first"] * 20 + ["second"] * 20
+    picked = [json.loads(line) for line in (tmp_path / "run" / "selection.jsonl").open()]
+    assert {row.get("problem") or row["question"] for row in picked} == {
+        *(json.loads(line)["problem"] for line in first.open()),
+        *table["question"].to_pylist(),
+    }
+    assert "different columns" in done.stderr
+    refused(learnalign("run", tmp_path / "twice", "--pool", first, "--pool", first, *arguments), "is named twice")
+
+
+def test_a_folder_a_glob_and_a_data_set_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = tmp_path / "hub" / "datasets--someone--sums" / "snapshots" / "abc" / "data"
+    snapshot.mkdir(parents=True)
+    for split in ("train", "test"):
+        write_pool(snapshot / f"{split}-0.jsonl", 6, seed=len(split))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert [file.path.name for file in pool_files("someone/sums")] == ["train-0.jsonl"]
+    assert len(pool_files(str(snapshot))) == len(pool_files(f"{snapshot}/*.jsonl")) == 2
+    pool = read_pool(PoolConfig(path=(f"{snapshot}/train*", f"{snapshot}/test*"), limit=9))
+    assert pool.prompts["source"].to_pylist() == ["train-0"] * 6 + ["test-0"] * 3
+    with pytest.raises(PoolError, match=r"fetch it with 'hf download --repo-type dataset someone/else'"):
+        pool_files("someone/else")
+    with pytest.raises(PoolError, match="no file matches"):
+        pool_files(f"{snapshot}/*.parquet")
+
+
+def test_ids_that_repeat_between_files_are_told_apart(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text('{"id": "1", "problem": "1+1", "answer": "2"}\n')
+    pool = read_pool(PoolConfig(path=(str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"))))
+    assert pool.prompts["prompt_id"].to_pylist() == ["a/1", "b/1"]
+    assert pool.notes == ("1 ids occur in more than one file: every id has its file's name in front",)
+    assert row_reader((str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")))([1, 0])[0]["id"] == "1"

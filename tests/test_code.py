@@ -104,7 +104,7 @@ def test_methods_of_solution(judge: Verifier) -> None:
     ],
 )
 def test_how_programs_fail(code: str, how: str) -> None:
-    with code_judge(seconds=1.0) as judge:
+    with code_judge(seconds=1.0 if how == "timeout" else 30.0) as judge:  # only a hang uses them up
         verdict = judge.judge([fenced(code)], ["assert double(3) == 6"])[0]
     assert verdict.how == how
 
@@ -289,13 +289,13 @@ def test_a_server_gives_the_verdicts_of_the_sandbox(judge: Verifier) -> None:
     tests = ["assert double(3) == 6"] * 4
     responses += [fenced("print(2 * int(input()))"), fenced("print(6)")]
     tests += [PAIRS] * 2
-    with fusion([]) as (url, asked), code_judge(1.0, url) as remote, code_judge(1.0) as local:
+    with fusion([]) as (url, asked), code_judge(5.0, url) as remote, code_judge(5.0) as local:
         there = remote.judge(responses, tests)
         assert there == local.judge(responses, tests)
         assert remote.notes() == []
     assert [v.how for v in there] == ["passed", "wrong", "timeout", "error", "passed", "wrong"]
     assert {request["path"] for request in asked} == {"/run_code"}
-    assert {(r["language"], r["run_timeout"], r["memory_limit_MB"]) for r in asked} == {("python", 1.0, 512)}
+    assert {(r["language"], r["run_timeout"], r["memory_limit_MB"]) for r in asked} == {("python", 5.0, 512)}
 
 
 def test_an_outage_is_waited_for() -> None:

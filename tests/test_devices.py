@@ -9,7 +9,10 @@ from gradient_oracle import SEED, D, random_groups, tiny
 
 from learnalign.gradient import Sketcher
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="compares a GPU with the CPU: needs a GPU")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="compares a GPU with the CPU: needs a GPU"),
+]
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Of the norm: rounding of the inputs' type through a few layers."""
 

@@ -12,9 +12,12 @@ import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
+
+pytestmark = pytest.mark.slow
 
 KILLS = 20
 RESULTS = ("scores.parquet", "selection.jsonl", "selection.parquet", "picks.parquet")
@@ -91,7 +94,10 @@ def test_killed_while_the_verifier_hangs(tmp_path: Path) -> None:
         "    return [float(gold in text) for text, gold in zip(completions, answer)]\n"
     )
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    judged = [f"reward.verifier={tmp_path / 'mine.py'}:reward", "reward.timeout_seconds=0.75"]  # 8 responses: 6 s
+    judged = [
+        f"reward.verifier={tmp_path / 'mine.py'}:reward",
+        "reward.timeout_seconds=1.5",
+    ]  # 8 responses: 12 s, which only a hang uses up
 
     def asked(run: Path) -> list[str]:
         return [*command(run, pool), *(part for setting in judged for part in ("--set", setting))]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -123,16 +122,17 @@ def test_every_public_name_resolves() -> None:
 
 
 def test_help_answers_at_once() -> None:
-    """What matters is that no heavy import creeps in; the best of three calls leaves room for a busy machine."""
-    seconds = []
-    for _ in range(3):
-        start = time.monotonic()
-        subprocess.run([sys.executable, "-m", "learnalign.cli", "--help"], check=True, capture_output=True)
-        seconds.append(time.monotonic() - start)
-    code = "import sys, learnalign.cli; print([m for m in ('torch', 'pyarrow', 'numpy') if m in sys.modules])"
+    """By what is imported, which no busy machine changes: nothing heavy, and few modules at all."""
+    code = (
+        "import sys\nfrom learnalign.cli import main\nsys.argv = ['learnalign', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = [m for m in ('torch', 'pyarrow', 'numpy', 'transformers', 'jinja2') if m in sys.modules]\n"
+        "print(len(sys.modules), heavy)"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
-    assert min(seconds) < 0.5
+    count, _, heavy = out.stdout.splitlines()[-1].partition(" ")
+    assert heavy == "[]"
+    assert int(count) < 600
 
 
 def test_the_core_is_the_only_binding() -> None:

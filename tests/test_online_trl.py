@@ -20,6 +20,8 @@ from learnalign.online.live import LivePolicy
 from learnalign.online.pairs import Pairs
 from learnalign.online.trl import PicksSampler, attach
 
+pytestmark = pytest.mark.train
+
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 PICKED, STEPS, EVERY = 8, 6, 2
 """A step takes 4 prompts, so that 2 are a pass."""

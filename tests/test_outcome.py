@@ -24,6 +24,8 @@ from learnalign.demo.arithmetic import distinct
 from learnalign.demo.run import POLICY
 from learnalign.online.pairs import Pairs
 
+pytestmark = pytest.mark.slow
+
 BATCH, STEPS = 6, 3
 
 

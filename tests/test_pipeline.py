@@ -308,5 +308,14 @@ def test_foreign_and_broken_directories_are_refused(tmp_path: Path) -> None:
         broken = tmp_path / "broken"
         broken.mkdir(exist_ok=True)
         (broken / "manifest.json").write_text(text)
-        with pytest.raises(RunError, match=r"format 99|not a manifest"):
+        expected = "has format 99" if "99" in text else "is not a manifest of learnalign"
+        with pytest.raises(RunError, match=expected):
             create_run(broken, Config())
+
+
+def test_a_directory_of_before_the_new_names_is_refused(tmp_path: Path) -> None:
+    """In one line, although its configuration has a section that is unknown now."""
+    (tmp_path / "manifest.json").write_text('{"format": 1, "stages": {}}')
+    (tmp_path / "config.toml").write_text("[stage]\nvisits = 3\n")
+    with pytest.raises(RunError, match=r"was made before learnalign 0\.1\.0.*name a new run directory"):
+        open_run(tmp_path)

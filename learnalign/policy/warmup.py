@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from learnalign.config import PolicyConfig, RolloutConfig, WarmupConfig
-from learnalign.errors import PolicyError
+from learnalign.errors import MissingPackageError
 from learnalign.policy import Renderer, load_renderer, load_trainable
 
 ALPHA_OVER_RANK = 2
@@ -44,7 +44,7 @@ def train(
     """Train one pass over `examples` and write the policy, or its LoRA adapter, to the new folder `target`.
 
     reward(texts, prompt_ids) gives one reward a response; stepped(1) is called after every optimizer step. Returns
-    TRL's metrics of every step (reward, KL, length, ...). Raises `PolicyError` where TRL is missing.
+    TRL's metrics of every step (reward, KL, length, ...). Raises `MissingPackageError` without TRL.
     """
     try:
         import trl
@@ -52,7 +52,7 @@ def train(
         from peft import LoraConfig
         from transformers import PrinterCallback, TrainerCallback
     except ImportError as error:
-        raise PolicyError(f"the warm-up needs TRL ({error}): pip install 'learnalign[train]'") from error
+        raise MissingPackageError("the warm-up", "train", error) from error
 
     class Steps(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *_: Any, **__: Any) -> None:

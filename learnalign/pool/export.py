@@ -31,21 +31,23 @@ import pyarrow.parquet as pq
 from learnalign.errors import ArrayError, PoolError
 from learnalign.files import write_parquet, write_text
 from learnalign.pool.records import (
+    Record,
     RecordFile,
-    json_records,
-    open_records,
     parquet_file,
     parse_line,
     raw_lines,
+    read_records,
     readable_parquet,
+    records_of_table,
+    row_count,
 )
+from learnalign.pool.sources import Paths, pool_files
 
 OWN = "learnalign_"
 SAMPLE = 1000
 """Rows of a JSON pool that give an empty selection its columns and types."""
 BATCH = 8192
 
-Record = dict[str, Any]
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -59,14 +61,14 @@ class SelectionFiles(NamedTuple):
 
 
 def write_selection(
-    pool_path: str | Path,
+    pool_path: Paths,
     rows: Sequence[int] | np.ndarray[Any, Any],
     extra: Mapping[str, Sequence[Any] | np.ndarray[Any, Any]],
     directory: str | Path,
 ) -> SelectionFiles:
     """Write the pool's rows numbered `rows`, in that order, to `directory`/selection.{jsonl,parquet}.
 
-    `rows` are row numbers of the file (`Pool.prompts["row"]`), none for an empty selection. `extra` maps the
+    `rows` are row numbers of the pool (`Pool.prompts["row"]`), none for an empty selection. `extra` maps the
     name of each further column, which starts with `learnalign_`, to one value a selected row.
 
     Raises `ArrayError` for a negative row or an extra column of another length or name, `PoolError` for a
@@ -76,25 +78,57 @@ def write_selection(
     if min(rows, default=0) < 0:
         raise ArrayError(f"the row numbers of a selection must be 0 or more, found {min(rows)}")
     columns = {name: _extra_column(name, values, len(rows)) for name, values in extra.items()}
-    file = open_records(pool_path)
-    if file.kind == "parquet":
-        table = _selected_table(file, rows)
-        records = records_of_table(table)
-        notes: list[str] = []
-    else:
-        records = _selected_records(file, rows)
-        table, notes = _table_of_records(records or _sample(file))
-        table = table.slice(0, len(records))
+    files = pool_files(pool_path)
+    table, records, notes = _selected(files[0], rows) if len(files) == 1 else _selected_of_several(files, rows)
     for name, column in columns.items():
         table = table.append_column(name, column)
         for record, value in zip(records, column.to_pylist(), strict=True):
             record[name] = value
     lines, not_finite = _lines(records)
     notes += [f"column {name!r} holds NaN or infinity: null in selection.jsonl" for name in not_finite]
-    files = SelectionFiles(Path(directory) / "selection.jsonl", Path(directory) / "selection.parquet", notes)
-    write_text(files.jsonl, lines)
-    write_parquet(files.parquet, table)
-    return files
+    written = SelectionFiles(Path(directory) / "selection.jsonl", Path(directory) / "selection.parquet", notes)
+    write_text(written.jsonl, lines)
+    write_parquet(written.parquet, table)
+    return written
+
+
+def _selected(file: RecordFile, rows: list[int]) -> tuple[pa.Table, list[Record], list[str]]:
+    """The rows of one file, as a table and as objects, and notes on what the table could not hold."""
+    if file.kind == "parquet":
+        table = _selected_table(file, rows)
+        return table, records_of_table(table), []
+    records = _selected_records(file, rows)
+    table, notes = _table_of_records(records or _sample(file))
+    return table.slice(0, len(records)), records, notes
+
+
+def _selected_of_several(files: Sequence[RecordFile], rows: list[int]) -> tuple[pa.Table, list[Record], list[str]]:
+    """The same of rows that are numbered through several files: all their columns, absent ones null."""
+    ends = np.cumsum([0, *map(row_count, files)])
+    if rows and max(rows) >= ends[-1]:
+        raise PoolError(f"the pool has no row {max(rows)}, only {ends[-1]} rows; has it changed since it was read?")
+    tables: list[pa.Table] = []
+    records: dict[int, Record] = {}
+    notes: dict[str, None] = {}
+    order: list[int] = []
+    for file, first, end in zip(files, ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+        own = [row for row in rows if first <= row < end]
+        table, objects, said = _selected(file, [row - first for row in own])
+        tables.append(table)
+        records.update(zip(own, objects, strict=True))
+        notes.update(dict.fromkeys(said))
+        order += own
+    ordered = [records[row] for row in rows]
+    names = [set(table.schema.names) for table in tables]
+    if any(other != names[0] for other in names):
+        notes["the files of the pool have different columns: those that a row has not are null"] = None
+    try:
+        together = pa.concat_tables(tables, promote_options="permissive")
+        table = together.take(pa.array([order.index(row) for row in rows], pa.int64()))
+    except (pa.ArrowException, TypeError):  # one column of two types
+        table, said = _table_of_records(ordered)
+        notes.update(dict.fromkeys(said))
+    return table, ordered, list(notes)
 
 
 def _extra_column(name: str, values: Sequence[Any] | np.ndarray[Any, Any], rows: int) -> pa.Array:
@@ -147,7 +181,7 @@ def _selected_records(file: RecordFile, rows: list[int]) -> list[Record]:
             if count > last:
                 break
     else:
-        for row, record in json_records(file):
+        for row, record in read_records(file):
             count += 1
             if row in wanted:
                 found[row] = record
@@ -156,7 +190,7 @@ def _selected_records(file: RecordFile, rows: list[int]) -> list[Record]:
 
 
 def _sample(file: RecordFile) -> list[Record]:
-    first = [record for _, (_, record) in zip(range(SAMPLE), json_records(file), strict=False)]
+    first = [record for _, (_, record) in zip(range(SAMPLE), read_records(file), strict=False)]
     return [{k: v for k, v in record.items() if not k.startswith(OWN)} for record in first]
 
 
@@ -212,28 +246,6 @@ def _same(json_value: Any, arrow_value: Any) -> bool:
     if isinstance(json_value, float) and math.isnan(json_value):
         return isinstance(arrow_value, float) and math.isnan(arrow_value)
     return isinstance(json_value, bool) == isinstance(arrow_value, bool) and bool(json_value == arrow_value)
-
-
-def records_of_table(table: pa.Table) -> list[Record]:
-    """Rows as dictionaries of Python values."""
-    columns = [_python_values(column) for column in table.columns]
-    return [dict(zip(table.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
-def _python_values(column: pa.ChunkedArray) -> list[Any]:
-    try:
-        values: list[Any] = column.to_pylist()
-    except ValueError:  # Python's datetime stops at microseconds; Arrow writes all nine digits
-        values = column.cast(_nanoseconds_as_text(column.type)).to_pylist()
-    return values
-
-
-def _nanoseconds_as_text(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_list(kind):
-        return pa.list_(_nanoseconds_as_text(kind.value_type))
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_nanoseconds_as_text(field.type)) for field in kind.fields])
-    return pa.string() if pa.types.is_temporal(kind) and "[ns" in str(kind) else kind
 
 
 def _lines(records: list[Record]) -> tuple[str, list[str]]:

@@ -14,8 +14,7 @@ from typing import Any
 
 from learnalign.errors import PoolError
 from learnalign.pool.columns import ID, id_text
-from learnalign.pool.records import json_records, open_records
-from learnalign.pool.rows import parquet_records
+from learnalign.pool.records import open_records, read_records
 
 LISTS = ("history", "success_rates", "acc")
 
@@ -47,7 +46,7 @@ def _pairs(path: Path) -> Iterator[tuple[str, Any]]:
         yield from document.items()
         return
     file = open_records(path)
-    for place, record in parquet_records(file) if file.kind == "parquet" else json_records(file):
+    for place, record in read_records(file):
         names = [next((name for name in wanted if name in record), "") for wanted in (ID, LISTS)]
         if not all(names):
             raise PoolError(

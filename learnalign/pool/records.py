@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,10 @@ KINDS: dict[str, Literal["lines", "document", "parquet"]] = {
     ".json": "document",
     ".parquet": "parquet",
 }
+BATCH = 8192
+"""Records of a Parquet file that are decoded at a time."""
+
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,16 @@ def open_records(path: str | Path) -> RecordFile:
         return RecordFile(path, kind, gzipped)
 
 
-def json_records(file: RecordFile) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (place, object) for each record of a JSON Lines or JSON file, in order. Raises `PoolError`.
+def read_records(file: RecordFile, columns: Sequence[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (place, record) for each record of a file, in order. Raises `PoolError`.
 
-    JSON Lines are streamed; a JSON document is held in memory whole.
+    columns: those that a Parquet file is read for; None is all. JSON Lines are streamed and Parquet is read batch by
+    batch within its row groups (Arrow cannot read every nested column across two of them); a JSON document is held in
+    memory whole.
     """
-    if file.kind == "document":
+    if file.kind == "parquet":
+        yield from enumerate(record for batch in parquet_batches(file, columns) for record in records_of_table(batch))
+    elif file.kind == "document":
         yield from enumerate(_document(file))
     else:
         for number, line in raw_lines(file):
@@ -104,6 +112,22 @@ def parquet_file(file: RecordFile) -> pq.ParquetFile:
         return pq.ParquetFile(file.path)
 
 
+def parquet_batches(file: RecordFile, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """A Parquet file in tables of at most `BATCH` rows, none across two row groups. Raises `PoolError`."""
+    parquet = parquet_file(file)
+    with readable_parquet(file.path):
+        for group in range(parquet.num_row_groups):
+            for batch in parquet.iter_batches(BATCH, row_groups=[group], columns=columns):
+                yield pa.Table.from_batches([batch])
+
+
+def row_count(file: RecordFile) -> int:
+    """How many records a file has; of JSON Lines, the lines that are not blank. Raises `PoolError`."""
+    if file.kind == "parquet":
+        return int(parquet_file(file).metadata.num_rows)
+    return sum(1 for _ in (raw_lines(file) if file.kind == "lines" else read_records(file)))
+
+
 @contextmanager
 def readable_parquet(path: Path) -> Iterator[None]:
     """Turn what Arrow raises on a damaged file into `PoolError`."""
@@ -112,6 +136,28 @@ def readable_parquet(path: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError) as error:
         first = str(error).splitlines()[0]
         raise PoolError(f"{path} is not a readable Parquet file: {first}") from error
+
+
+def records_of_table(table: pa.Table) -> list[Record]:
+    """Rows as dictionaries of Python values."""
+    columns = [_python_values(column) for column in table.columns]
+    return [dict(zip(table.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _python_values(column: pa.ChunkedArray) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+    except ValueError:  # Python's datetime stops at microseconds; Arrow writes all nine digits
+        values = column.cast(_nanoseconds_as_text(column.type)).to_pylist()
+    return values
+
+
+def _nanoseconds_as_text(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(kind):
+        return pa.list_(_nanoseconds_as_text(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_nanoseconds_as_text(field.type)) for field in kind.fields])
+    return pa.string() if pa.types.is_temporal(kind) and "[ns" in str(kind) else kind
 
 
 def _document(file: RecordFile) -> list[dict[str, Any]]:

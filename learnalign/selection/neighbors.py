@@ -300,7 +300,6 @@ def _faiss() -> Any:
         import faiss
     except ImportError as error:
         raise MissingPackageError(
-            "neighbors on a CPU need FAISS, which is not installed: pip install 'learnalign[faiss]' "
-            "(or learnalign[gpu] beside CUDA); the strategy top works without it"
+            "the search for neighbors on a CPU", "faiss", error, "the strategy top works without it"
         ) from error
     return faiss

@@ -1,14 +1,13 @@
-"""Stage 1: the pool file becomes pool.parquet, checked and with its columns found."""
+"""Stage 1: the pool becomes pool.parquet, checked and with its columns found."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from learnalign import files
 from learnalign.config import section_dict
-from learnalign.errors import PoolError
-from learnalign.pool import read_pool
+from learnalign.pool import pool_digest, read_pool
+from learnalign.pool.sources import pool_files
 from learnalign.progress import Progress
 from learnalign.runs.directory import RunDir
 from learnalign.runs.stages import Outcome
@@ -19,23 +18,20 @@ COSTLY = False
 
 
 def inputs(run: RunDir) -> dict[str, Any]:
-    """The file's bytes and how its columns are found."""
-    if not run.config.pool.path:
-        raise PoolError("no pool given: name a JSONL, JSON or Parquet file with --pool")
-    if not Path(run.config.pool.path).is_file():
-        raise PoolError(f"there is no pool file {run.config.pool.path}: check the path given with --pool")
+    """The files' bytes and how their columns are found."""
     settings = {f"pool.{key}": value for key, value in section_dict(run.config, "pool").items() if key != "path"}
-    return {"pool file": files.sha256_file(run.config.pool.path), **settings}
+    return {"pool file": pool_digest(pool_files(run.config.pool.path)), **settings}
 
 
 def execute(run: RunDir, progress: Progress) -> Outcome:
     """Read, check and write."""
     pool = read_pool(run.config.pool)
     files.write_parquet(run.path / "pool.parquet", pool.prompts)
-    facts = {"path": str(pool.path), "sha256": pool.sha256, "columns": pool.columns}
+    names = ", ".join(path.name for path in pool.paths)
+    facts = {"path": ", ".join(map(str, pool.paths)), "name": names, "sha256": pool.sha256, "columns": pool.columns}
     found = ", ".join(f"{role} from '{column}'" for role, column in pool.columns.items())
-    progress.say(f"pool: {pool.rows:,} prompts in {pool.path.name} ({found})")
-    return Outcome(pool.rows, _notes(pool.unanswered), facts)
+    progress.say(f"pool: {pool.rows:,} prompts in {names} ({found})")
+    return Outcome(pool.rows, [*pool.notes, *_notes(pool.unanswered)], facts)
 
 
 def _notes(unanswered: tuple[str, ...]) -> list[str]:

@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 
 from learnalign import files
 from learnalign.config import section_dict
+from learnalign.pool import pool_digest
 from learnalign.pool.export import write_selection
 from learnalign.pool.history import read_histories
+from learnalign.pool.sources import pool_files
 from learnalign.pool.values import column_values
 from learnalign.progress import Progress
 from learnalign.runs.directory import RunDir
@@ -48,7 +50,7 @@ def inputs(run: RunDir) -> dict[str, Any]:
         "scores": run.output("score", "scores.parquet"),
         **{f"select.{name}": value for name, value in settings.items()},
         **({"histories": files.sha256_file(history)} if history else {}),
-        "pool file": files.sha256_file(run.config.pool.path),
+        "pool file": pool_digest(pool_files(run.config.pool.path)),
     }
 
 
