@@ -29,7 +29,11 @@ from learnalign.pool.rows import row_reader
 from learnalign.pool.sources import pool_files
 from learnalign.store import SketchReader
 
-SOURCES = sorted((Path(__file__).parent.parent / "learnalign").rglob("*.py"))
+SOURCES = [
+    path
+    for path in sorted((Path(__file__).parent.parent / "learnalign").rglob("*.py"))
+    if path.name != "train.py" and "examples" not in path.parts  # scripts with options of their own
+]
 Result = subprocess.CompletedProcess[str]
 
 
@@ -292,10 +296,12 @@ def test_messages_name_options_and_settings_that_there_are() -> None:
     texts = [text for path in SOURCES for text in strings(ast.parse(path.read_text()))]
     assert len(texts) > 1000
     for text in texts:
-        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
+        for option in re.findall(r"(?<![\w(-])--[a-z][a-z-]+", text):
             assert option in options, text
         for section, name in re.findall(rf"(?<![\w./])({sections})\.([a-z_]+)(?![\w./(])", text):
-            assert name in ("parquet", "jsonl", "json", "html") or hasattr(getattr(Config(), section), name), text
+            assert name in ("parquet", "jsonl", "json", "html", "partial", "py") or hasattr(
+                getattr(Config(), section), name
+            ), text
 
 
 def test_roles_of_columns_are_options(tmp_path: Path) -> None:
