@@ -103,7 +103,13 @@ def test_the_guide_command_lists_and_shows_pages() -> None:
     assert "there is no guide 'nothing'; there are: pools, sampling" in unknown.stderr
 
 
-@pytest.mark.parametrize("arguments", [["trl_selection.py", "RUN", "--prompts", "60", "--steps", "1"], ["gsm8k.py"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["trl_selection.py", "RUN", "--prompts", "60", "--steps", "1"], marks=pytest.mark.train),
+        ["gsm8k.py"],
+    ],
+)
 def test_examples_run(arguments: list[str], tmp_path: Path) -> None:
     from learnalign.demo.pool import write_pool
     from learnalign.demo.run import POLICY

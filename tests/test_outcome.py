@@ -201,7 +201,7 @@ def test_errors_are_over_pairs_and_differences_are_paired() -> None:
     assert found.over_full == pytest.approx((0.1, 0.0))
     assert found.over_full_compute == pytest.approx((0.1, 0.0))
     assert table.differences(results, "clean", "online", "full") == pytest.approx(np.full((2, 2), 0.1))
-    said = table.staged_over_others(results, "clean", ["full"])
+    said = table.online_over_others(results, "clean", ["full"])
     assert said == "online over full +0.100 ± 0.000; single runs over full +0.100 to +0.100"
 
 

@@ -76,7 +76,7 @@ from bench.measure import finish
 from bench.outcome.arms import AGAIN, ARMS, FULL_SIZE, QUICK_SIZE, Size, tuning
 from bench.outcome.jobs import Job, collect, in_processes, make, work
 from bench.outcome.pools import POOLS
-from bench.outcome.table import Results, markdown, row, staged_over_others
+from bench.outcome.table import Results, markdown, row, online_over_others
 
 
 def main() -> None:
@@ -117,7 +117,7 @@ def report(results: Results, folder: Path, seconds: float) -> None:
         rows = {arm: row(results, pool, arm) for arm in ARMS}
         start = next(iter(results[pool, "full"].values()))[0]["curve"][0]["passed"]
         print(f"\n{pool} pool (pair {min(results[pool, 'full'])} starts at {start:.3f})\n{markdown(rows)}")
-        print(staged_over_others(results, pool, [f"{name}, again" for name in AGAIN]))
+        print(online_over_others(results, pool, [f"{name}, again" for name in AGAIN]))
         found[pool] = {arm: r._asdict() for arm, r in rows.items()}
     plot(results, folder / "outcome.png")
     core_seconds = sum(r["seconds"] for pairs in results.values() for runs in pairs.values() for r in runs)

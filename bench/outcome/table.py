@@ -139,7 +139,7 @@ def differences(results: Results, pool: str, arm: str, other: str) -> list[list[
     ]
 
 
-def staged_over_others(results: Results, pool: str, others: Sequence[str]) -> str:
+def online_over_others(results: Results, pool: str, others: Sequence[str]) -> str:
     """One line: online selection over other arms, and how far single runs of it end from the full pool."""
     means = {other: [float(np.mean(runs)) for runs in differences(results, pool, "online", other)] for other in others}
     over = "; ".join(f"{other} {estimate(pairs).text('+')}" for other, pairs in means.items())
