@@ -2,11 +2,11 @@
 
 A small policy with latent skill and wrong habits is trained with GRPO on prompts that each arm chooses from a pool of
 1,000: `clean`, or `noisy` with 20 % wrong reference answers that look learnable and 10 % coins to guess. Arms, fixed
-before the first run: the full pool; 100 prompts chosen once: random, random among 0 < p < 1, band, aligned, top,
-greedy; chosen again every 30 steps: random, band, aligned, top, greedy; and online selection, which since its fourth
-run chooses again after every pass over its picks. Equal batches of 16 prompts x 8 responses, AdamW 1e-4, gradients
-clipped at norm 1. Added after the third run of `online`, as a bound that nobody reaches: an oracle, which knows right
-answers and exact probabilities and measures for nothing.
+before the first run: the full pool; 100 prompts chosen once: random, random among 0 < p < 1, band, random_positive,
+top, greedy; chosen again every 30 steps: random, band, random_positive, top, greedy; and online selection, which since
+its fourth run chooses again after every pass over its picks. Equal batches of 16 prompts x 8 responses, AdamW 1e-4,
+gradients clipped at norm 1. Added after the third run of `online`, as a bound that nobody reaches: an oracle, which
+knows right answers and exact probabilities and measures for nothing.
 
 Judged on held-out problems with right answers: the exact probability that a response at temperature 1 is right (one
 teacher-forced pass, no noise of sampling), and greedy accuracy. Two comparisons with the full pool: after equal steps;
@@ -76,7 +76,7 @@ from bench.measure import finish
 from bench.outcome.arms import AGAIN, ARMS, FULL_SIZE, QUICK_SIZE, Size, tuning
 from bench.outcome.jobs import Job, collect, in_processes, make, work
 from bench.outcome.pools import POOLS
-from bench.outcome.table import Results, markdown, row, online_over_others
+from bench.outcome.table import Results, markdown, online_over_others, row
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ from learnalign.logs.reader import Logged, Tokens, read_logs
 from learnalign.policy import Renderer, load_renderer
 from learnalign.pool.columns import problem_text
 from learnalign.progress import Progress
+from learnalign.rollout.parts import part_name
 from learnalign.runs import pipeline
 from learnalign.runs.directory import RunDir, create_run, open_run
 from learnalign.runs.stages import rollout
@@ -324,7 +325,7 @@ def _write_part(run: RunDir, number: int, rows: list[tuple[Any, ...]]) -> None:
     table = pa.table(
         [pa.array(c, f.type) for c, f in zip(columns, LOGGED_ROLLOUTS, strict=True)], schema=LOGGED_ROLLOUTS
     )
-    files.write_parquet(run.path / "rollouts" / f"part-{number:06d}.parquet", table)
+    files.write_parquet(run.path / "rollouts" / part_name(0, number), table)
 
 
 def _write_history(run: RunDir, groups: list[LoggedGroup]) -> None:
