@@ -16,7 +16,6 @@ Importing this package loads neither torch nor transformers; names are imported 
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return version("learnalign")
+        return import_module("importlib.metadata").version("learnalign")
     if name not in _ORIGIN:
         raise AttributeError(f"module 'learnalign' has no attribute {name!r}")
     value = getattr(import_module(f"learnalign.{_ORIGIN[name]}"), name)

@@ -122,9 +122,10 @@ def _work(
 def _config(run: Path, file: Path | None, named: dict[str, dict[str, Any]], settings: list[str]) -> Config:
     """Settings in rising priority: defaults, the run directory's own or --config, --set, the named options."""
     from learnalign import config as c
+    from learnalign.runs.directory import open_run
 
-    own = run / "config.toml"
-    config = c.read_config(file) if file else c.read_config(own) if own.exists() else c.Config()
+    there = open_run(run).config if (run / "manifest.json").exists() else c.Config()
+    config = c.read_config(file) if file else there
     for assignment in settings:
         config = c.parse_assignment(config, assignment)
     source, _, function = config.reward.verifier.rpartition(":")
@@ -150,7 +151,7 @@ def _absolute(name: str, value: Any) -> Any:
         return [_path(one) for one in value] if len(value) > 1 else _path(value[0])
     if name == "model":
         return str(Path(value).absolute()) if Path(value).is_dir() else value
-    return str(Path(value).absolute()) if name == "target" else value
+    return _path(value) if name == "target" else value
 
 
 def _path(name: str) -> str:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
 from learnalign.errors import PoolError
 from learnalign.pool import read_pool
+from learnalign.pool.export import write_selection
 from learnalign.pool.rows import row_reader
 from learnalign.pool.sources import pool_files
 from learnalign.store import SketchReader
@@ -351,8 +353,13 @@ def test_a_folder_a_glob_and_a_data_set_of_the_cache(tmp_path: Path, monkeypatch
     assert len(pool_files(str(snapshot))) == len(pool_files(f"{snapshot}/*.jsonl")) == 2
     pool = read_pool(PoolConfig(path=(f"{snapshot}/train*", f"{snapshot}/test*"), limit=9))
     assert pool.prompts["source"].to_pylist() == ["train-0"] * 6 + ["test-0"] * 3
-    with pytest.raises(PoolError, match=r"fetch it with 'hf download --repo-type dataset someone/else'"):
-        pool_files("someone/else")
+    for missing in ("someone/else", "someone/data-v1.5"):
+        with pytest.raises(PoolError, match=rf"fetch it with 'hf download --repo-type dataset {missing}'"):
+            pool_files(missing)
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(snapshot / "train-0.jsonl")
+    with pytest.raises(PoolError, match="is named twice"):
+        pool_files((str(snapshot), str(link)))
     with pytest.raises(PoolError, match="no file matches"):
         pool_files(f"{snapshot}/*.parquet")
 
@@ -363,4 +370,70 @@ def test_ids_that_repeat_between_files_are_told_apart(tmp_path: Path) -> None:
     pool = read_pool(PoolConfig(path=(str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"))))
     assert pool.prompts["prompt_id"].to_pylist() == ["a/1", "b/1"]
     assert pool.notes == ("1 ids occur in more than one file: every id has its file's name in front",)
+    copies = [tmp_path / folder / name for folder, name in (("x", "t.jsonl"), ("y", "t.jsonl"), ("z", "t-0.jsonl"))]
+    for copy in copies:
+        copy.parent.mkdir()
+        shutil.copy(tmp_path / "a.jsonl", copy)
+    pool = read_pool(PoolConfig(path=tuple(map(str, copies))))
+    assert pool.prompts["prompt_id"].to_pylist() == ["x/t/1", "y/t/1", "z/t-0/1"]
     assert row_reader((str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")))([1, 0])[0]["id"] == "1"
+
+
+def cached(folder: Path, *files: str, revision: str = "abc", main: bool = True) -> None:
+    """A data set `someone/sums` in a cache of the hub."""
+    snapshot = folder / "datasets--someone--sums" / "snapshots" / revision
+    for name in files:
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).write_text('{"problem": "1+1", "answer": "2"}\n')
+    if main:
+        (folder / "datasets--someone--sums" / "refs").mkdir(exist_ok=True)
+        (folder / "datasets--someone--sums" / "refs" / "main").write_text(revision)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (("main/train-0.jsonl", "socratic/train-0.jsonl"), r"several configurations: name a folder.*main.*socratic"),
+        (("test.jsonl", "dataset_infos.json"), r"no training split \(dataset_infos\.json, test\.jsonl\)"),
+        (("constraints.jsonl",), "no training split"),
+    ],
+)
+def test_a_data_set_without_one_training_split_is_refused(
+    files: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    cached(tmp_path, *files)
+    with pytest.raises(PoolError, match=message):
+        pool_files("someone/sums")
+
+
+def test_the_main_revision_of_a_data_set_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    cached(tmp_path, "train.jsonl", revision="new")
+    cached(tmp_path, "train.jsonl", revision="old", main=False)
+    assert pool_files("someone/sums")[0].path.parent.name == "new"
+    (tmp_path / "datasets--someone--sums" / "refs" / "main").unlink()
+    with pytest.raises(PoolError, match="cached in 2 revisions"):
+        pool_files("someone/sums")
+
+
+def test_columns_of_two_types_keep_their_values(tmp_path: Path) -> None:
+    """72 of one file beside 1.5 of another stays 72; a date beside text becomes text, and a note says so."""
+    first = {"problem": ["a"], "answer": [72], "day": [date(2024, 2, 29)]}
+    second = {"problem": ["b"], "answer": [1.5], "day": ["friday"]}
+    for name, columns in (("first", first), ("second", second)):
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+    paths = tuple(str(tmp_path / f"{name}.parquet") for name in ("first", "second"))
+    written = write_selection(paths, [1, 0], {}, tmp_path)
+    lines = [json.loads(line) for line in written.jsonl.open()]
+    assert [line["answer"] for line in lines] == [1.5, 72]
+    assert pq.read_table(written.parquet)["day"].to_pylist() == ['"friday"', '"2024-02-29"']
+    assert any("column 'day' cannot be an Arrow column" in note for note in written.notes)
+
+
+def test_a_run_of_before_is_refused_by_every_command(tmp_path: Path) -> None:
+    """Its configuration has sections that are unknown now: the message is about the directory all the same."""
+    (tmp_path / "manifest.json").write_text('{"format": 1, "stages": {}}')
+    (tmp_path / "config.toml").write_text("[stage]\nvisits = 3\n")
+    for command in ("run", "next", "status", "check"):
+        refused(learnalign(command, tmp_path), "was made before learnalign 0.1.0", "name a new run directory")

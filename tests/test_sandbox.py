@@ -150,7 +150,7 @@ def test_attempt_would_succeed_elsewhere(name: str, world: World) -> None:
             [sys.executable, "program.py"],
             cwd=folder,
             capture_output=True,
-            timeout=60,
+            timeout=600,
             pass_fds=[extra.fileno()],
             input=b"",
         )
@@ -278,12 +278,12 @@ def test_what_holds_without_namespaces(name: str, world: World) -> None:
 @pytest.mark.usefixtures("contained")
 def test_a_program_runs_as_a_program_does() -> None:
     text = "import sys, json, collections\nprint(sys.stdin.read()[::-1], sys.argv, __name__)\nsys.exit(3)"
-    ran = sandbox.run(text, "\u00e4b\n", seconds=5, memory_mb=256)
+    ran = sandbox.run(text, "\u00e4b\n", seconds=60, memory_mb=256)
     assert (ran.ended, ran.code, ran.stdout.decode()) == ("exit", 3, "\nb\u00e4 ['program.py'] __main__\n")
-    assert sandbox.run("print({'a', 'b', 'c', 'd'})", "", seconds=5, memory_mb=256) == sandbox.run(
-        "print({'a', 'b', 'c', 'd'})", "", seconds=5, memory_mb=256
+    assert sandbox.run("print({'a', 'b', 'c', 'd'})", "", seconds=60, memory_mb=256) == sandbox.run(
+        "print({'a', 'b', 'c', 'd'})", "", seconds=60, memory_mb=256
     )
-    large = sandbox.run("import sys\nprint(len(sys.stdin.read()) * 'y')", "x" * 3_000_000, seconds=5, memory_mb=256)
+    large = sandbox.run("import sys\nprint(len(sys.stdin.read()) * 'y')", "x" * 3_000_000, seconds=60, memory_mb=256)
     assert len(large.stdout) == 3_000_001
 
 

@@ -107,7 +107,7 @@ except KeyboardInterrupt:
         assert process.wait() == 0
         assert SketchReader(tmp_path / "store").check() == []
         shutil.rmtree(tmp_path / "store")
-    assert min(seconds) < 0.5, seconds  # the best of three: the machine may be busy
+    assert max(seconds) < 120, seconds  # an interrupt that is not heard leaves `append` waiting for good
 
 
 def test_an_error_of_the_background_thread_stays(tmp_path: Path) -> None:

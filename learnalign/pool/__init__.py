@@ -38,7 +38,7 @@ from learnalign.pool.columns import (
     value_at,
 )
 from learnalign.pool.records import RecordFile, parquet_file, read_records
-from learnalign.pool.sources import pool_files
+from learnalign.pool.sources import distinct_names, pool_files
 from learnalign.schemas import POOL
 
 BATCH = 8192
@@ -88,11 +88,11 @@ def read_pool(config: PoolConfig) -> Pool:
     """
     files = pool_files(config.path)
     read: list[_FilePool] = []
-    for file in files:
+    for file, name in zip(files, distinct_names([file.path for file in files]), strict=True):
         rows = sum(part.rows for part in read)
         if config.limit and rows >= config.limit:
             break
-        read.append(_read_file(file, replace(config, limit=config.limit and config.limit - rows), rows))
+        read.append(_read_file(file, name, replace(config, limit=config.limit and config.limit - rows), rows))
     columns: dict[str, dict[str, None]] = {}
     for part in read:
         for role, column in part.columns.items():
@@ -128,7 +128,7 @@ class _FilePool(NamedTuple):
     unanswered: list[str]
 
 
-def _read_file(file: RecordFile, config: PoolConfig, first_row: int) -> _FilePool:
+def _read_file(file: RecordFile, name: str, config: PoolConfig, first_row: int) -> _FilePool:
     """The prompts of one file, their rows numbered from `first_row`."""
     columns, batches = (_parquet if file.kind == "parquet" else _json)(file, config)
     read = _Read(file, columns, first_row)
@@ -136,16 +136,16 @@ def _read_file(file: RecordFile, config: PoolConfig, first_row: int) -> _FilePoo
         read.add(batch)
     table = pa.Table.from_batches(read.tables, READ_SCHEMA)
     if not table.num_rows:
-        name = ".".join(columns.answer)
+        column = ".".join(columns.answer)
         raise PoolError(
-            f"{file.path}: all {len(read.unanswered)} rows have a blank answer in column {name!r}; "
+            f"{file.path}: all {len(read.unanswered)} rows have a blank answer in column {column!r}; "
             "name another with --answer-column"
         )
     names = columns.names()
     if columns.id:
         ids, names["id"] = _unique_ids(file, columns, table)
         table = table.set_column(1, "prompt_id", ids)
-    return _FilePool(file.path.stem, read.rows - first_row, table.select(POOL.names), names, read.unanswered)
+    return _FilePool(name, read.rows - first_row, table.select(POOL.names), names, read.unanswered)
 
 
 def _together(read: Sequence[_FilePool]) -> tuple[pa.Table, tuple[str, ...]]:
@@ -155,21 +155,15 @@ def _together(read: Sequence[_FilePool]) -> tuple[pa.Table, tuple[str, ...]]:
     repeat = len(ids) - len(set(ids))
     if repeat:
         notes.append(f"{repeat:,} ids occur in more than one file: every id has its file's name in front")
-    names = _distinct([part.name for part in read])
     tables = []
-    for part, name in zip(read, names, strict=True):
-        table = part.prompts
+    for part in read:
+        table, name = part.prompts, part.name
         if repeat:
             named = pa.array([f"{name}/{prompt_id}" for prompt_id in table["prompt_id"].to_pylist()], pa.string())
             table = table.set_column(1, "prompt_id", named)
         source = pa.array([source or name for source in table["source"].to_pylist()], pa.string())
         tables.append(table.set_column(POOL.get_field_index("source"), "source", source))
     return pa.concat_tables(tables), tuple(notes)
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, those that repeat with their number behind."""
-    return [name if names.count(name) == 1 else f"{name}-{number}" for number, name in enumerate(names)]
 
 
 def _json(file: RecordFile, config: PoolConfig) -> tuple[Columns, Iterator[Batch]]:

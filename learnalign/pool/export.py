@@ -122,9 +122,10 @@ def _selected_of_several(files: Sequence[RecordFile], rows: list[int]) -> tuple[
     names = [set(table.schema.names) for table in tables]
     if any(other != names[0] for other in names):
         notes["the files of the pool have different columns: those that a row has not are null"] = None
+    place = {row: k for k, row in enumerate(order)}
     try:
-        together = pa.concat_tables(tables, promote_options="permissive")
-        table = together.take(pa.array([order.index(row) for row in rows], pa.int64()))
+        together = pa.concat_tables(tables, promote_options="default")  # which changes no value
+        table = together.take(pa.array([place[row] for row in rows], pa.int64()))
     except (pa.ArrowException, TypeError):  # one column of two types
         table, said = _table_of_records(ordered)
         notes.update(dict.fromkeys(said))
@@ -209,7 +210,10 @@ def _table_of_records(records: list[Record]) -> tuple[pa.Table, list[str]]:
         column = _arrow_column(values)
         if column is None:
             notes.append(f"column {name!r} cannot be an Arrow column unchanged: JSON text in selection.parquet")
-            column = pa.array([None if v is None else json.dumps(v, ensure_ascii=False) for v in values], pa.string())
+            column = pa.array(
+                [None if v is None else json.dumps(v, ensure_ascii=False, default=_json_value) for v in values],
+                pa.string(),
+            )
         columns[name] = column
     return pa.table(columns), notes
 
