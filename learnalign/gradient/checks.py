@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -61,11 +60,13 @@ def check_causal(model: Any) -> None:
     changed = batch.input_ids.clone()
     changed[:, -1] = other(int(changed[0, -1]), model.get_input_embeddings().weight.shape[0])
     one, two = (response_logits(model, replace(batch, input_ids=ids)) for ids in (batch.input_ids, changed))
-    moved = _moved(one, two, everywhere % length < length - 1)
+    last = everywhere % length == length - 1
+    change = float((one - two)[last].double().norm())
+    moved = float((one - two)[~last].double().norm()) / change if change else 0.0
     if moved > _rounding(model):
         raise PolicyError(
-            f"{type(model).__name__} is not causal: the last token moves earlier logits by {moved:.2g} of their size; "
-            "load it as a decoder (is_decoder=True, no bidirectional attention)"
+            f"{type(model).__name__} is not causal: the last token moves earlier logits by {moved:.2g} of what it "
+            "moves its own: load it as a decoder (is_decoder=True, no bidirectional attention)"
         )
 
 
@@ -134,17 +135,16 @@ def _widened(model: Any) -> Any:
 
 @torch.no_grad()
 def _broken(model: Any, prompt: int) -> str:
-    with nullcontext() if not model.training else lent(model):
-        group = sample(model, prompt)
-        device = model.get_input_embeddings().weight.device
-        tree = pack([group], 2, device)
-        truth = response_logits(model, pack([group], 1, device))
-        found = response_logits(model, tree)
-        ignored = replace(tree, attention_mask=torch.ones_like(tree.input_ids), position_ids=None)
-        leak = (response_logits(model, ignored) - truth).norm()
-        if not (found - truth).norm() <= TREE.get(model_dtype(model), HALF_TREE) * leak and torch.isfinite(truth).all():
-            return f"{type(model).__name__} does not honor a 4-D attention mask with position_ids" + _at(group)
-        moved = _moved(found, response_logits(model, _other_branch(model, tree, group)), _first_branch(group, device))
+    group = sample(model, prompt)
+    device = model.get_input_embeddings().weight.device
+    tree = pack([group], 2, device)
+    truth = response_logits(model, pack([group], 1, device))
+    found = response_logits(model, tree)
+    ignored = replace(tree, attention_mask=torch.ones_like(tree.input_ids), position_ids=None)
+    leak = (response_logits(model, ignored) - truth).norm()
+    if not (found - truth).norm() <= TREE.get(model_dtype(model), HALF_TREE) * leak and torch.isfinite(truth).all():
+        return f"{type(model).__name__} does not honor a 4-D attention mask with position_ids" + _at(group)
+    moved = _moved(found, response_logits(model, _other_branch(model, tree, group)), _first_branch(group, device))
     if moved > PUT:
         return f"{type(model).__name__} lets one branch of a tree move another (by {moved:.2g})" + _at(group)
     return ""

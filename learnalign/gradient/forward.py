@@ -72,7 +72,7 @@ def _run(model: Any, batch: Batch, embedded: list[Tensor] | None = None) -> Tens
         dtype = model_dtype(model)
         mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
         more["position_ids"] = batch.position_ids
-    if _takes(model, "use_cache"):
+    if takes(model, "use_cache"):
         more["use_cache"] = False
 
     def start(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def _run(model: Any, batch: Batch, embedded: list[Tensor] | None = None) -> Tens
     return logits
 
 
-def _takes(model: Any, name: str) -> bool:
+def takes(model: Any, name: str) -> bool:
     """Whether the model's forward takes an argument."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     known = inspect.signature(type(inner).forward).parameters

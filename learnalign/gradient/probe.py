@@ -26,7 +26,7 @@ LENGTHS = (7, *(64 * 4**k for k in range(7)))
 ATTENTION_SHARE = 2.0
 """Assumed: a multiply-add in attention takes twice as long as one in a linear layer (softmax, smaller products)."""
 SMALL_SHARE = 0.01
-"""Of the squared gradient: what a weight that no hook sees may have and be left out; with more, autograd makes it."""
+"""Of the squared gradient: what weights that no hook sees may have together and be left out; autograd makes others."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _measured(
             layers = _without_experts(layers, trial.wrong)
             trial = _tried(model, hooks, layers, weights, parts[:1])
         alone = together is None or len(trial.wrong) < len(together.wrong)
-    large = [layer for layer in trial.wrong if trial.shares[id(layer.parameter)] >= SMALL_SHARE]
+    large = _large(trial)
     names = {layer.name for layer in trial.wrong}
     result = [
         replace(layer, kind="autograd") if layer in large else replace(layer, clone=layer.name in trial.written)
@@ -88,6 +88,16 @@ def _measured(
     if table and id(weights[table]) not in seen:
         shares[table] = trial.tied
     return result, alone or bool(large), {**shares, TIED_INPUT: trial.tied}
+
+
+def _large(trial: _Trial) -> list[Layer]:
+    """What of the wrong layers is not left out: all but the smallest, which have less than `SMALL_SHARE` together."""
+    left_out, result = 0.0, []
+    for layer in sorted(trial.wrong, key=lambda layer: trial.shares[id(layer.parameter)]):
+        left_out += trial.shares[id(layer.parameter)]
+        if left_out >= SMALL_SHARE:
+            result.append(layer)
+    return result
 
 
 @dataclass(frozen=True)
