@@ -28,7 +28,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,7 @@ SMALL: dict[str, Any] = {
     **dict.fromkeys(("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx"), 64),
     **dict.fromkeys(("initializer_range", "init_std", "initializer_factor"), 0.2),
     **dict.fromkeys(("num_nextn_predict_layers", "num_kv_shared_layers"), 0),
+    "is_decoder": True,
     "patch_size": 4,
     "image_size": 8,
     "num_memory_blocks": 2,
@@ -103,8 +104,18 @@ OWN: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "llama4_text": {"num_experts_per_tok": 1},
     "gpt_oss": {"head_dim": 8},
-    "deepseek_v2": {"num_key_value_heads": 4},
-    "deepseek_v3": {"num_key_value_heads": 4},
+    "ernie4_5_moe": {"moe_k": 2},
+    "falcon_h1": {"mamba_d_ssm": 64},
+    "mamba2": {"num_heads": 8, "head_dim": 8},
+    "gptj": {"rotary_dim": 4},
+    "codegen": {"rotary_dim": 4},
+    "zaya": {"num_experts_per_tok": 1},
+    "xlm": {"n_words": VOCABULARY},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "qwen4_exp_text": {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8}
+    | {"indexer_compress_ratio": 2},
+    "xmod": {"default_language": "en_XX"},
+    "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "lsh"], "is_decoder": True},
 }
 """What the general table does not get right."""
 
@@ -131,22 +142,32 @@ def families(wrappers: bool) -> list[str]:
 
 def small(config: Any) -> dict[str, Any]:
     """Settings that make a configuration small: known names, nested configurations, one layer of every kind."""
-    own = set(dataclasses.fields(config) and [f.name for f in dataclasses.fields(config)])
+    own = {f.name for f in dataclasses.fields(config)}
     result: dict[str, Any] = {name: value for name, value in SMALL.items() if name in own}
     chosen = _kinds(config)
     for name in own:
-        value = getattr(config, name, None)
+        value = setting(config, name)
         if isinstance(value, transformers.PretrainedConfig):
             result[name] = {"model_type": value.model_type, **small(value)}
         elif isinstance(value, list) and chosen and len(value) == _layers(config) and name not in SMALL:
             result[name] = [value[i] for i in chosen]
     if chosen:
         result |= {name: len(chosen) for name in LAYERS if name in own}
-    return result
+    if "kv_lora_rank" in own:  # latent attention has keys and values for every head
+        result |= {"num_key_value_heads": 4}
+    return result | OWN.get(config.model_type, {})
+
+
+def setting(config: Any, name: str) -> Any:
+    """One setting; None where a configuration has another for every layer, or none."""
+    try:
+        return getattr(config, name, None)
+    except Exception:
+        return None
 
 
 def _layers(config: Any) -> int:
-    return next((value for name in LAYERS if isinstance(value := getattr(config, name, None), int)), 0)
+    return next((value for name in LAYERS if isinstance(value := setting(config, name), int)), 0)
 
 
 def _kinds(config: Any) -> list[int]:
@@ -161,11 +182,15 @@ def _kinds(config: Any) -> list[int]:
     return sorted([*first.values(), 1] if len(first) == 1 else list(first.values()))[:4]
 
 
-def build(family: str, dtype: torch.dtype = torch.float64, **settings: Any) -> Any:
+def build(family: str, dtype: torch.dtype = torch.float64, settings: Mapping[str, Any] | None = None) -> Any:
     """A small model of a family, with weights large enough for gradients far from zero."""
     config_class = type(transformers.AutoConfig.for_model(family))
-    wanted = small(config_class()) | OWN.get(family, {})
-    fits = {name: value for name, value in settings.items() if name in wanted or hasattr(config_class(), name)}
+    wanted = small(config_class())
+    fits = {
+        name: value
+        for name, value in (settings or {}).items()
+        if name in wanted or setting(config_class(), name) is not None
+    }
     config = config_class(**(wanted | fits))
     torch.manual_seed(0)
     causal = family in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -313,7 +338,7 @@ def grid(family: str, quick: bool) -> dict[str, Callable[[], float]]:
         "shared": lambda: error_of(build(family), "always"),
         "default": lambda: error_of(build(family)),
         "long packed rows": lambda: error_of(build(family), "always", LONG),
-        "windows of 8": lambda: error_of(build(family, **windows), "always", LONG),
+        "windows of 8": lambda: error_of(build(family, settings=windows), "always", LONG),
     }
     if not quick:
         rows["LoRA, full"] = lambda: error_of(with_adapters(family), space="full")
@@ -344,7 +369,7 @@ def verdict_of(family: str, quick: bool = False) -> dict[str, Any]:
         with limited(SECONDS):
             model = build(family)
             ids = torch.tensor([[3, 4, 5, 6]])
-            with torch.no_grad(), lent(model):
+            with torch.no_grad(), lent(model), Widened():
                 finite = bool(torch.isfinite(logits_of(model, ids)).all())
             if not finite:
                 raise ValueError("logits are not finite")

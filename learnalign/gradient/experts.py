@@ -28,7 +28,7 @@ def stacked(module: Any) -> tuple[str, str] | None:
     if any(getattr(module, flag, False) for flag in ("has_post_expert_norm", "_is_expert_parallel")):
         return None
     gated = names[0] == "gate_up_proj"
-    up, down = (_matrix(module, name, 0).shape for name in names)
+    up, down = (_matrix(module, own[name], 0).shape for name in names)
     fits = up == ((2 if gated else 1) * down[1], down[0]) and own[names[0]].shape[0] == own[names[1]].shape[0]
     acts = hasattr(module, "_apply_gate") or hasattr(module, "act_fn")
     called = len(inspect.signature(type(module).forward).parameters) == 4 and hasattr(
@@ -43,26 +43,28 @@ def run(
     """What the experts make of hidden states [T, H]; chosen, weights: [T, k]. offsets: where prompts begin in T."""
     bounds = torch.tensor(offsets, device=hidden.device)
     result = torch.zeros_like(hidden)
-    for e in range(getattr(module, names[0]).shape[0]):
+    stacks = {name: getattr(module, name) for name in names}  # once: adapters make them anew at every look
+    for e in range(len(stacks[names[0]])):
         tokens, slots = torch.where(chosen == e)  # by rising token
         if not len(tokens):
             continue
         own = torch.searchsorted(tokens, bounds).tolist()
-        up = _apply(module, names[0], e, hidden[tokens], own, tap)
-        down = _apply(module, names[1], e, _activated(module, names[0], up), own, tap)
+        up = _apply(module, names[0], stacks, e, hidden[tokens], own, tap)
+        down = _apply(module, names[1], stacks, e, _activated(module, names[0], up), own, tap)
         result = result.index_add(0, tokens, (down * weights[tokens, slots, None]).to(result.dtype))
     return result
 
 
-def _apply(module: Any, name: str, e: int, x: Tensor, offsets: list[int], tap: Tap) -> Tensor:
-    matrix = _matrix(module, name, e)
+def _apply(
+    module: Any, name: str, stacks: dict[str, Tensor], e: int, x: Tensor, offsets: list[int], tap: Tap
+) -> Tensor:
+    matrix = _matrix(module, stacks[name], e)
     bias = getattr(module, f"{name}_bias", None)
     output = nn.functional.linear(x, matrix, None if bias is None else bias[e])
     return tap(name, e, matrix, output, x, offsets)
 
 
-def _matrix(module: Any, name: str, e: int) -> Tensor:
-    stack: Tensor = getattr(module, name)
+def _matrix(module: Any, stack: Tensor, e: int) -> Tensor:
     return stack[e].mT if getattr(module, "is_transposed", False) else stack[e]
 
 

@@ -73,7 +73,9 @@ class Hooks:
         if kind == "linear":
             stack.callback(module.register_forward_hook(partial(self._after, layers[0], spans)).remove)
         elif kind == "experts":
-            stack.enter_context(in_place_of(module, partial(self._experts, layers, spans)))
+            names = experts.stacked(module)
+            assert names is not None  # or they would not be of this kind
+            stack.enter_context(in_place_of(module, partial(self._experts, layers, names, spans)))
         elif kind == "products":
             stack.enter_context(in_place_of(module, partial(self._products, layers, module.forward, spans)))
         else:
@@ -85,7 +87,15 @@ class Hooks:
         weight = module.weight.T if type(module).__name__ == "Conv1D" else module.weight
         return self._tap(layer, layer.name, weight, output, inputs[0], spans)
 
-    def _experts(self, layers: list[Layer], spans: _Spans, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+    def _experts(
+        self,
+        layers: list[Layer],
+        names: tuple[str, str],
+        spans: _Spans,
+        hidden: Tensor,
+        chosen: Tensor,
+        weights: Tensor,
+    ) -> Tensor:
         own = {layer.attribute: layer for layer in layers}
 
         def tap(name: str, e: int, view: Tensor, output: Tensor, x: Tensor, offsets: list[int]) -> Tensor:
@@ -93,8 +103,6 @@ class Hooks:
             return output if layer is None else self._tap(layer, f"{layer.name}.{e}", view, output, x, spans, offsets)
 
         flat = hidden.flatten(0, -2)
-        names = experts.stacked(layers[0].module)
-        assert names is not None  # or they would not be of this kind
         result: Tensor = experts.run(layers[0].module, names, flat, chosen, weights, spans.of(len(flat)), tap)
         return result.view(hidden.shape)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -45,14 +45,11 @@ class Layer:
     module: Any
     kind: str
     """`linear`, `experts`, `products` or `autograd`: how its gradient is come by."""
-    attribute: str = "weight"
+    attribute: str
+    parameter: Any = field(compare=False)
+    """The weight itself; the module may have another tensor in its place while it runs (adapters of experts)."""
     clone: bool = False
     """Whether something writes to the layer's output in place."""
-
-    @property
-    def parameter(self) -> Any:
-        """The weight."""
-        return getattr(self.module, self.attribute)
 
     @property
     def matrices(self) -> list[str]:
@@ -75,12 +72,15 @@ def find_layers(model: nn.Module, space: str = "full") -> list[Layer]:
     Raises `PolicyError` for space "lora" where the model has no adapters, or none that are at work.
     """
     inside = prefix(model)
-    found = []
+    found: list[Layer] = []
     for name, module in model.named_modules():
         for layer in _of_module(plain_name(name, inside), module):
             own = f"{name}.{layer.attribute}"
-            if is_adapter(own) == (space == "lora") and not is_spare(name):
-                found.append(layer)
+            if is_adapter(own) != (space == "lora") or is_spare(name):
+                continue
+            if any(layer.name == known.name for known in found):  # adapters around adapters of one module
+                layer = replace(layer, name=layer.name.replace(plain_name(name, inside), name.removeprefix(inside)))
+            found.append(layer)
     if space == "lora":
         _check_adapters(model, found)
     return found
@@ -88,17 +88,17 @@ def find_layers(model: nn.Module, space: str = "full") -> list[Layer]:
 
 def _of_module(name: str, module: Any) -> Iterator[Layer]:
     if is_linear(module) and _runs_as_linear(module):
-        yield Layer(name, module, "linear")
+        yield Layer(name, module, "linear", "weight", module.weight)
         return
     names = experts.stacked(module)
     if names:
-        yield from (Layer(f"{name}.{one}", module, "experts", one) for one in names)
+        yield from (Layer(f"{name}.{one}", module, "experts", one, getattr(module, one)) for one in names)
         return
     if isinstance(module, nn.Embedding):
         return
     for own, weight in module.named_parameters(recurse=False):
         if weight.ndim >= 2 and weight.is_floating_point() and weight.numel() > max(weight.shape):
-            yield Layer(name if own == "weight" else f"{name}.{own}", module, "products", own)
+            yield Layer(name if own == "weight" else f"{name}.{own}", module, "products", own, weight)
 
 
 def _runs_as_linear(module: Any) -> bool:
@@ -150,11 +150,12 @@ def coverage(
 def spaced(model: nn.Module, space: str) -> dict[str, nn.Parameter]:
     """The parameters of a space by their names without wrappers."""
     inside = prefix(model)
-    return {
-        plain_name(name, inside): p
-        for name, p in model.named_parameters()
-        if is_adapter(name) == (space == "lora") and not is_spare(name)
-    }
+    found: dict[str, nn.Parameter] = {}
+    for name, p in model.named_parameters():
+        if is_adapter(name) == (space == "lora") and not is_spare(name):
+            plain = plain_name(name, inside)
+            found[name.removeprefix(inside) if plain in found else plain] = p
+    return found
 
 
 def _packed(model: nn.Module) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Every matrix against autograd: what the hooks of a model collect from two small groups, and what it should be.
 
-A gradient W [m, n] is known by U^T W V with fixed Gaussian U, V of 16 columns each, so that whole gradients are made
+A gradient W [m, n] is known by U^T W V with fixed Gaussian U, V of 8 columns each, so that whole gradients are made
 one after the other and never held. A matrix counts as exact where the two agree in this projection, for every group,
 and where the matrices seen of a weight hold all of its squared gradient. This module changes nothing on the model
 (see `lent`) and decides nothing (see `probe`).
@@ -21,7 +21,7 @@ from learnalign.gradient.forward import response_logits
 from learnalign.gradient.hooks import Hooks, Target
 from learnalign.gradient.layers import Layer
 
-WIDTH = 16
+WIDTH = 8
 """Columns of U and V."""
 GRADIENT_BYTES = 1 << 30
 """Bound on the gradients that autograd makes at once."""
@@ -33,7 +33,7 @@ View = tuple[int, tuple[int, ...], tuple[int, ...]]
 
 @dataclass
 class Record(Target):
-    """What the hooks collected, as projections [S, 16, 16] of every matrix of every weight, by the weight's id."""
+    """What the hooks collected, as projections [S, 8, 8] of every matrix of every weight, by the weight's id."""
 
     seen: dict[int, dict[View, Tensor]] = field(default_factory=dict)
     outputs: list[tuple[Layer, Tensor]] = field(default_factory=list)
@@ -152,7 +152,8 @@ def _compare(found: Truth, weight: Tensor, gradient: Tensor | None, record: Reco
         return
     if gradient is None:
         gradient = torch.zeros_like(weight)
-    gradient = torch.empty_like(weight).copy_(gradient)  # in the weight's own strides
+    if gradient.stride() != weight.stride():
+        gradient = torch.empty_like(weight).copy_(gradient)
     error, size, seen = 0.0, 0.0, 0.0
     for (offset, shape, stride), parts in views.items():
         matrix = gradient.as_strided(shape, stride, offset)
@@ -182,6 +183,6 @@ def _input_side(gradient: Tensor | None, ids: Tensor) -> float:
 
 
 def _gaussian(size: int, side: int, like: Tensor) -> Tensor:
-    """U or V [size, 16], the same at every call."""
+    """U or V [size, 8], the same at every call."""
     generator = torch.Generator().manual_seed(side)
     return torch.randn(size, WIDTH, generator=generator, dtype=torch.float64).to(like)
