@@ -53,7 +53,7 @@ def other(token: int, vocabulary: int) -> int:
 
 @torch.no_grad()
 def mixes_rows(model: Any, parts: Sequence[Weighted]) -> bool:
-    """Whether the last token of a batch moves the logits of another row than its own.
+    """Whether a token in the middle of the last row moves the logits of another row.
 
     Raises `PolicyError` where it moves those before it in its own row.
     """
@@ -61,7 +61,7 @@ def mixes_rows(model: Any, parts: Sequence[Weighted]) -> bool:
     batch = pack(parts, 1, device)
     everywhere = torch.arange(batch.input_ids.numel(), device=device)
     length, changed = batch.input_ids.shape[1], batch.input_ids.clone()
-    last = int(batch.predictors[-1])
+    last = int(batch.predictors[-len(parts[-1].responses[-1])])  # the end of the prompt
     changed.view(-1)[last] = other(int(changed.view(-1)[last]), vocabulary)
     one, two = (
         response_logits(model, replace(batch, input_ids=ids, predictors=everywhere))
@@ -73,8 +73,8 @@ def mixes_rows(model: Any, parts: Sequence[Weighted]) -> bool:
     backward = float(moved[own].max())
     if backward > _rounding(model):
         raise PolicyError(
-            f"{type(model).__name__} is not causal: the last token moves earlier logits by {backward:.2g} of what it "
-            "moves its own: load it as a decoder (is_decoder=True, no bidirectional attention)"
+            f"{type(model).__name__} is not causal: a token moves earlier logits by {backward:.2g} of what it moves "
+            "its own: load it as a decoder (is_decoder=True, no bidirectional attention)"
         )
     return bool((moved[real & (everywhere // length != last // length)] > _rounding(model)).any())
 

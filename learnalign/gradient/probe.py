@@ -74,7 +74,7 @@ def _measured(
             layers = _without_experts(layers, trial.wrong)
             trial = _tried(model, hooks, layers, weights, parts[:1])
         alone = together is None or len(trial.wrong) < len(together.wrong)
-    large = _large(trial)
+    large = _large(trial, alone)
     names = {layer.name for layer in trial.wrong}
     result = [
         replace(layer, kind="autograd") if layer in large else replace(layer, clone=layer.name in trial.written)
@@ -89,14 +89,15 @@ def _measured(
     return result, alone or bool(large), {**shares, TIED_INPUT: trial.tied}
 
 
-def _large(trial: _Trial) -> list[Layer]:
-    """What of the wrong layers is not left out: all but the smallest, which have less than `SMALL_SHARE` together."""
-    left_out, result = 0.0, []
-    for layer in sorted(trial.wrong, key=lambda layer: trial.shares[id(layer.parameter)]):
-        left_out += trial.shares[id(layer.parameter)]
-        if left_out >= SMALL_SHARE:
-            result.append(layer)
-    return result
+def _large(trial: _Trial, alone: bool) -> list[Layer]:
+    """The wrong layers that are left to autograd: none where all of them together have a small share.
+
+    Autograd needs one prompt a pass; where that is so anyway, nothing is left out.
+    """
+    shares = {id(layer.parameter): trial.shares[id(layer.parameter)] for layer in trial.wrong}
+    if not alone and sum(shares.values()) < SMALL_SHARE:
+        return []
+    return [layer for layer in trial.wrong if shares[id(layer.parameter)] > 0]
 
 
 @dataclass(frozen=True)
@@ -155,19 +156,19 @@ def costs_of(model: Any, models: Sequence[Any], layers: Sequence[Layer], share: 
         return Costs(boundary=boundary)
     config = model.config.get_text_config()
     head = {id(m) for m in head_of(model).modules()}
-    used = _number(config, "num_experts_per_tok", 1)
+    used = number_of(config, "num_experts_per_tok", 1)
     weights = 0.0
     for layer in layers:
         if id(layer.module) not in head:
             stack = layer.parameter.shape[0] if layer.parameter.ndim == 3 else 1
             weights += layer.parameter.numel() * (min(1.0, used / stack) if stack > 1 else 1.0)
-    wide = _number(config, "num_attention_heads", 1) * _number(config, "head_dim", 0)
-    pairs = 2.0 * _number(config, "num_hidden_layers", 1) * (wide or _number(config, "hidden_size", 1))
+    wide = number_of(config, "num_attention_heads", 1) * number_of(config, "head_dim", 0)
+    pairs = 2.0 * number_of(config, "num_hidden_layers", 1) * (wide or number_of(config, "hidden_size", 1))
     window = min((w for w in map(_window, models) if w), default=0)
     return Costs(True, weights, ATTENTION_SHARE * pairs, window, boundary, _Honored(tuple(models)))
 
 
-def _number(config: Any, name: str, default: int) -> int:
+def number_of(config: Any, name: str, default: int) -> int:
     """A setting that is one number in most models, and a list with a number a layer, or nothing, in some."""
     try:
         value = getattr(config, name, None)
@@ -186,7 +187,7 @@ def _window(model: Any) -> int:
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ("sliding_attention", "chunked_attention"))
     sizes = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
-    windows = [_number(config, name, 0) for kind, name in sizes.items() if kind in kinds]
+    windows = [number_of(config, name, 0) for kind, name in sizes.items() if kind in kinds]
     return min((w for w in windows if w), default=0)
 
 
@@ -226,5 +227,5 @@ class _Honored:
     @staticmethod
     def _prompt(model: Any, step: int) -> int:
         config = model.config.get_text_config()
-        most = _number(config, "max_position_embeddings", 0) or _number(config, "n_positions", 0) or step
+        most = number_of(config, "max_position_embeddings", 0) or number_of(config, "n_positions", 0) or step
         return max(3, min(step, most) - 4)
