@@ -14,7 +14,7 @@ yardstick is autograd's own error in bfloat16. The verdicts:
 
 One process; a family's verdict is appended to FOLDER/verdicts.jsonl, and what is there is not done again.
 
-    python -m bench.architectures [FOLDER] [--only FAMILY ...] [--wrappers] [--quick]
+    python -m bench.architectures [FOLDER] [--only FAMILY ...] [--wrappers] [--quick] [--probe]
 """
 
 from __future__ import annotations
@@ -406,17 +406,31 @@ def facts_of(model: Any) -> dict[str, Any]:
     sizes = {name: p.ndim for name, p in model.named_parameters()}
     table = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     named = {name: id(p) for name, p in model.named_parameters()}
-    left = {
+    matrices = {
         name: share
-        for name, share in sketcher.coverage.shares.items()
-        if sizes.get(name, 0) >= 2 and named[name] not in table and share > 0 and not name.endswith("bias")
+        for name, share in sketcher.shares.items()
+        if sizes.get(name, 0) >= 2 and named[name] not in table and not name.endswith("bias")
     }
+    left = sum(share for name, share in matrices.items() if name in sketcher.coverage.missing)
     return {
         "alone": sketcher.alone,
         "unshared": sketcher.unshared,
         "autograd": sum(layer.kind == "autograd" for layer in sketcher.hooks.layers),
-        "left_out": float(f"{sum(left.values()):.3g}"),
+        "left_out": float(f"{left / (sum(matrices.values()) or 1.0):.3g}"),
     }
+
+
+def probe_seconds() -> float:
+    """Processor time of taking up a float32 model of SmolLM2-135M's shape with one thread."""
+    shape = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152}
+    heads = {"num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape, **heads))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    started = time.process_time()
+    Sketcher(model)
+    torch.set_num_threads(before)
+    return time.process_time() - started
 
 
 def _line(error: BaseException) -> str:
@@ -432,6 +446,7 @@ def main() -> None:
     parser.add_argument("--wrappers", action="store_true", help="vision-language wrappers too, with text alone")
     parser.add_argument("--quick", action="store_true", help="without LoRA and bfloat16")
     parser.add_argument("--seconds", type=float, default=3600.0, help="stop after so many; the next call goes on")
+    parser.add_argument("--probe", action="store_true", help="time the probe on a model of SmolLM2-135M's shape")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
@@ -447,8 +462,13 @@ def main() -> None:
         with file.open("a") as lines:
             lines.write(json.dumps(done[family]) + "\n")
         show(done[family])
+    seconds = probe_seconds() if options.probe else None
+    if seconds is not None:
+        print(f"probing a model of SmolLM2-135M's shape: {seconds:.1f} s of one core")
     counts = Counter(v["verdict"] for v in done.values())
-    print(json.dumps({"transformers": transformers.__version__, "torch": torch.__version__, **counts}))
+    print(
+        json.dumps({"transformers": transformers.__version__, "torch": torch.__version__, "probe_s": seconds, **counts})
+    )
 
 
 def show(verdict: dict[str, Any]) -> None:

@@ -217,6 +217,14 @@ class TestConditions:
             truth = exact_sketch(model, group)
             np.testing.assert_allclose(row, truth, rtol=0, atol=1e-11 * np.abs(truth).max())
 
+    def test_positions_that_depend_on_earlier_rows_are_refused(self) -> None:
+        rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+        model = tiny("llama", rope_parameters=rope, max_position_embeddings=16)
+        sketcher = Sketcher(model, CONFIG)
+        assert sketcher.sketch([Group([1, 2], [[3] * 14, [4]], [1.0, 0.0])]).any()
+        with pytest.raises(PolicyError, match="17 tokens is longer than the 16 positions"):
+            sketcher.sketch([Group([1, 2], [[3] * 15, [4]], [1.0, 0.0])])
+
     def test_an_estimate_of_costs_never_raises(self) -> None:
         class PerLayer:
             heads = (8, 16)

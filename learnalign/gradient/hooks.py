@@ -103,7 +103,8 @@ class Hooks:
             return output if layer is None else self._tap(layer, f"{layer.name}.{e}", view, output, x, spans, offsets)
 
         flat = hidden.flatten(0, -2)
-        result: Tensor = experts.run(layers[0].module, names, flat, chosen, weights, spans.of(len(flat)), tap)
+        offsets = spans.of(layers[0], len(flat)) or [0, len(flat)]  # of a stray: only the outputs count
+        result: Tensor = experts.run(layers[0].module, names, flat, chosen, weights, offsets, tap)
         return result.view(hidden.shape)
 
     def _products(self, layers: list[Layer], original: Any, spans: _Spans, *args: Any, **kwargs: Any) -> Any:
@@ -138,7 +139,9 @@ class Hooks:
             return output
         target = spans.target
         x = x.detach().flatten(0, -2)
-        offsets = spans.of(len(x)) if offsets is None else offsets
+        offsets = spans.of(layer, len(x)) if offsets is None else offsets
+        if offsets is None or layer.name in target.strays:
+            return output
         if output.requires_grad:
             target.reached.add(layer.name)
         columns = x.shape[1]
@@ -244,6 +247,11 @@ class Target:
     scale: float = 1.0
     """Of everything that comes back through the model: one over what the gradient was multiplied by there."""
     reached: set[str] = field(default_factory=set)
+    strays: set[str] = field(default_factory=set)
+
+    def stray(self, layer: Layer) -> None:
+        """A layer saw rows that cannot be told apart by prompt. Raises `StrayTokens`."""
+        raise StrayTokens(layer.name)
 
     def keep(self, hooks: Hooks, layer: Layer, matrix: str, view: Tensor, x: Tensor) -> Tensor:
         """What is kept of inputs [T, n] for `take`."""
@@ -278,13 +286,17 @@ class _Spans:
     target: Target
     offsets: list[int]
 
-    def of(self, rows: int) -> list[int]:
-        """Where every prompt's rows begin and end among as many rows as a layer sees."""
+    def of(self, layer: Layer, rows: int) -> list[int] | None:
+        """Where every prompt's rows begin and end among as many rows as a layer sees; None where the target bears it.
+
+        Raises `StrayTokens` where that is unknown.
+        """
         if rows == self.offsets[-1]:
             return self.offsets
         if len(self.target.phi) == 1:
             return [0, rows]
-        raise StrayTokens(f"{rows} tokens where {self.offsets[-1]} were given")
+        self.target.stray(layer)
+        return None
 
 
 class _Tap(torch.autograd.Function):

@@ -17,7 +17,7 @@ from learnalign.gradient.batching import Costs, pack
 from learnalign.gradient.checks import broken_tree, mixes_rows, sample, static_obstacle
 from learnalign.gradient.forward import model_dtype
 from learnalign.gradient.groups import Weighted
-from learnalign.gradient.hooks import Hooks, StrayTokens
+from learnalign.gradient.hooks import Hooks
 from learnalign.gradient.layers import TIED_INPUT, Layer, head_of, spaced
 from learnalign.gradient.verify import AGREE, collect, truth
 
@@ -26,7 +26,7 @@ LENGTHS = (7, *(64 * 4**k for k in range(7)))
 ATTENTION_SHARE = 2.0
 """Assumed: a multiply-add in attention takes twice as long as one in a linear layer (softmax, smaller products)."""
 SMALL_SHARE = 0.01
-"""Of the squared gradient: what weights that no hook sees may have together and be left out; autograd makes others."""
+"""Of the layers' squared gradient: with less than that together, weights that no hook sees right are left out."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,16 @@ def _measured(
     weights = spaced(model, space)
     layers = [replace(layer, clone=True) for layer in hooks.layers]
     together = None if mixes_rows(model, parts) else _tried(model, hooks, layers, weights, parts)
-    if together is not None and not together.wrong:
+    if together is not None and together.share(together.wrong) < SMALL_SHARE:
         trial, alone = together, False
     else:
-        trial = _tried(model, hooks, layers, weights, parts[:1])
-        if any(layer.kind == "experts" for layer in trial.wrong):
-            layers = _without_experts(layers, trial.wrong)
-            trial = _tried(model, hooks, layers, weights, parts[:1])
-        alone = together is None or len(trial.wrong) < len(together.wrong)
-    large = _large(trial, alone)
+        single = _tried(model, hooks, layers, weights, parts[:1])
+        if any(layer.kind == "experts" for layer in single.wrong):
+            layers = _without_experts(layers, single.wrong)
+            single = _tried(model, hooks, layers, weights, parts[:1])
+        trial, alone = single, True
+    # What is still wrong is left to autograd, which needs one prompt a pass; where little is wrong, it is left out.
+    large = [layer for layer in trial.wrong if alone and trial.shares[id(layer.parameter)] > 0]
     names = {layer.name for layer in trial.wrong}
     result = [
         replace(layer, kind="autograd") if layer in large else replace(layer, clone=layer.name in trial.written)
@@ -86,46 +87,45 @@ def _measured(
     seen = {id(layer.parameter) for layer in result}
     if table and id(weights[table]) not in seen:
         shares[table] = trial.tied
-    return result, alone or bool(large), {**shares, TIED_INPUT: trial.tied}
-
-
-def _large(trial: _Trial, alone: bool) -> list[Layer]:
-    """The wrong layers that are left to autograd: none where all of them together have a small share.
-
-    Autograd needs one prompt a pass; where that is so anyway, nothing is left out.
-    """
-    shares = {id(layer.parameter): trial.shares[id(layer.parameter)] for layer in trial.wrong}
-    if not alone and sum(shares.values()) < SMALL_SHARE:
-        return []
-    return [layer for layer in trial.wrong if shares[id(layer.parameter)] > 0]
+    return result, alone, {**shares, TIED_INPUT: trial.tied}
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """wrong: layers that the hooks do not get right, or never see. written: whose outputs something writes to."""
+    """layers: all that were tried. wrong: those that the hooks do not get right, or never see.
 
+    written: names of those whose outputs something writes to. shares: of the squared gradient, by the weight's id.
+    """
+
+    layers: list[Layer]
     wrong: list[Layer]
     written: set[str]
     shares: dict[int, float]
     tied: float
 
+    def share(self, layers: Sequence[Layer]) -> float:
+        """Of the squared gradient of all layers (an embedding table may have a thousand times it), what some have."""
+        some, every = (
+            sum({id(layer.parameter): self.shares[id(layer.parameter)] for layer in which}.values())
+            for which in (layers, self.layers)
+        )
+        return some / every if every else 0.0
+
 
 def _tried(
     model: Any, hooks: Hooks, layers: list[Layer], weights: Mapping[str, Any], parts: Sequence[Weighted]
 ) -> _Trial:
-    """The hooks against autograd on the parts in one batch; all is wrong where tokens cannot be told apart."""
+    """The hooks against autograd on the parts in one batch."""
     batch = pack(parts, 1, model.get_input_embeddings().weight.device)
-    try:
-        record = collect(model, replace(hooks, layers=layers), batch)
-    except StrayTokens:
-        return _Trial(layers, set(), {}, 0.0)
+    record = collect(model, replace(hooks, layers=layers), batch)
     found = truth(model, list(weights.values()), batch, record)
     allowed = AGREE[model_dtype(model)]
-    wrong = [layer for layer in layers if layer.name not in record.reached or found.error(layer.parameter) > allowed]
+    unseen = record.strays | {layer.name for layer in layers if layer.name not in record.reached}
+    wrong = [layer for layer in layers if layer.name in unseen or found.error(layer.parameter) > allowed]
     total = sum(found.squares.values()) + found.tied
     shares = {weight: square / total if total else 0.0 for weight, square in found.squares.items()}
     shares.update({id(layer.parameter): 0.0 for layer in layers if id(layer.parameter) not in shares})
-    return _Trial(wrong, record.written, shares, found.tied / total if total else 0.0)
+    return _Trial(layers, wrong, record.written, shares, found.tied / total if total else 0.0)
 
 
 def _without_experts(layers: Sequence[Layer], wrong: Sequence[Layer]) -> list[Layer]:
@@ -194,17 +194,34 @@ def _window(model: Any) -> int:
 def _boundary(model: Any) -> int:
     """The longest row whose positions are not stretched (longrope): longer ones must not share a batch with it.
 
-    0 where there is none. Positions that are stretched by the longest row so far (dynamic) have a limit in place of
-    it, which `Sketcher` keeps.
+    0 where there is none.
     """
+    config = _text_config(model)
+    own = [rope.get("original_max_position_embeddings") for rope in _ropes(config) if _kind(rope) == "longrope"]
+    return min((int(o or number_of(config, "original_max_position_embeddings", 0)) for o in own), default=0)
+
+
+def longest_row(model: Any) -> int:
+    """The longest row whose positions do not depend on what was run before (dynamic stretching); 0 for no limit."""
+    config = _text_config(model)
+    dynamic = any(_kind(rope) == "dynamic" for rope in _ropes(config))
+    return number_of(config, "max_position_embeddings", 0) if dynamic else 0
+
+
+def _text_config(model: Any) -> Any:
     config = getattr(model, "config", None)
-    config = config.get_text_config() if config is not None else None
-    ropes = [getattr(config, name, None) for name in ("rope_parameters", "rope_scaling")]
-    for rope in ropes:
-        if isinstance(rope, dict) and rope.get("rope_type", rope.get("type")) == "longrope":
-            own = rope.get("original_max_position_embeddings")
-            return int(own or getattr(config, "original_max_position_embeddings", 0) or 0)
-    return 0
+    return config.get_text_config() if config is not None else None
+
+
+def _ropes(config: Any) -> list[dict[str, Any]]:
+    """How positions are turned, in the old way of writing and in the new, for all layers or for each kind."""
+    given = [getattr(config, name, None) for name in ("rope_parameters", "rope_scaling")]
+    found = [rope for rope in given if isinstance(rope, dict)]
+    return [*found, *(inner for rope in found for inner in rope.values() if isinstance(inner, dict))]
+
+
+def _kind(rope: dict[str, Any]) -> Any:
+    return rope.get("rope_type", rope.get("type"))
 
 
 class _Honored:

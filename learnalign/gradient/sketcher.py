@@ -36,7 +36,7 @@ from learnalign.gradient.head import HEAD_BYTES, VocabularyHead, find_head, whol
 from learnalign.gradient.hooks import Hooks, StrayTokens, Target
 from learnalign.gradient.layers import Coverage, coverage, find_layers, head_of, is_linear, keys_of
 from learnalign.gradient.lent import lent, unwrapped
-from learnalign.gradient.probe import examine
+from learnalign.gradient.probe import examine, longest_row
 from learnalign.kernels.logprob import KLTerm, head_pass
 
 FOLD_VERSION = 3
@@ -91,6 +91,7 @@ class Sketcher:
             self.costs, self.unshared, self.alone, self.shares = found.costs, found.unshared, found.alone, found.shares
             self.head = self._find_head(self.model)
             self.reference = None if other is None else self._find_head(other)
+        self._longest = min((n for n in map(longest_row, self._models(other)) if n), default=0)
         self._too_many = 0  # padded tokens that once did not fit into memory
 
     def _checked(self, reference: Any) -> Any:
@@ -100,11 +101,14 @@ class Sketcher:
             raise PolicyError(f"the reference policy must share the policy's vocabulary of {own:,}, found {other:,}")
         return reference
 
+    def _models(self, reference: Any) -> list[Any]:
+        return [self.model] if reference is None or reference is self.model else [self.model, reference]
+
     @contextmanager
     def _lent(self, reference: Any = None) -> Iterator[None]:
         """Policy and reference in the state in which they are run."""
         with ExitStack() as stack:
-            for model in {id(m): m for m in (self.model, reference) if m is not None}.values():
+            for model in self._models(reference):
                 stack.enter_context(lent(model))
             yield
 
@@ -137,10 +141,20 @@ class Sketcher:
         phi = torch.zeros(len(groups), self.config.dimension, dtype=wide)
         parts = [self._weighted(group) for group in groups]
         there = [row for row, part in enumerate(parts) if part.responses]
+        self._check_length(parts)
         if there:
             with self._lent(None if self.reference is None else self.reference.model):
                 phi[there] = self._within_memory([parts[row] for row in there], wide)
         return phi.numpy()
+
+    def _check_length(self, parts: Sequence[Weighted]) -> None:
+        """Raise `PolicyError` for a row whose positions would depend on the rows that were run before it."""
+        longest = max((len(part.prompt) + len(y) for part in parts for y in part.responses), default=0)
+        if self._longest and longest > self._longest:
+            raise PolicyError(
+                f"a prompt with a response of {longest:,} tokens is longer than the {self._longest:,} positions of the "
+                "policy, whose rope_type dynamic stretches them by what was run before: leave it out, or use yarn"
+            )
 
     def _weighted(self, group: Group) -> Weighted:
         config = self.config

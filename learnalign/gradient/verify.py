@@ -56,6 +56,10 @@ class Record(Target):
         own = self.seen.setdefault(weight, {})
         own[where] = own[where] + parts if where in own else parts
 
+    def stray(self, layer: Layer) -> None:
+        """Such a layer is not hooked; the others go on."""
+        self.strays.add(layer.name)
+
     def take_gradient(self, hooks: Hooks, layer: Layer, matrix: str, gradient: Tensor) -> None:
         """Autograd's own gradient is taken for granted."""
 
@@ -89,7 +93,7 @@ class Truth:
 
 
 def collect(model: Any, hooks: Hooks, batch: Batch) -> Record:
-    """One forward and one backward pass with every layer hooked. Raises what the model and `StrayTokens` raise."""
+    """One forward and one backward pass with every layer hooked. Raises what the model raises."""
     wide = torch.float64 if hooks.head.weight.dtype == torch.float64 else torch.float32
     record = Record(
         torch.zeros(len(batch.token_offsets) - 1, 128, dtype=wide, device=batch.input_ids.device),
