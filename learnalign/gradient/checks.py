@@ -27,6 +27,9 @@ from learnalign.gradient.lent import lent
 MOVED = {torch.float64: 1e-6, torch.float32: 1e-4}
 """Relative change of logits that is rounding: other tokens may change the order of additions in experts."""
 HALF_MOVED = 0.05
+PADDED = {torch.float64: 1e-5, torch.float32: 1e-3}
+"""The same of a row beside shorter ones: other shapes, other roundings; in half precision experts may change over."""
+HALF_PADDED = 0.3
 PUT = 3e-6
 """The same for branches, in every dtype: a hybrid with small weights moves by .005."""
 TREE = {torch.float64: 1e-6, torch.float32: 1e-4}
@@ -52,31 +55,64 @@ def other(token: int, vocabulary: int) -> int:
 
 
 @torch.no_grad()
+def check_row(model: Any, part: Weighted) -> None:
+    """Raise `PolicyError` where a row without padding is not causal, or is another one beside shorter rows.
+
+    The last response is the longest. Some models are causal by the mask that padding brings and only by that.
+    """
+    lone = part.part(slice(len(part.responses) - 1, None))
+    alone, beside = _logits(model, [lone]), _logits(model, [part])
+    change, where = _changed(model, [lone])
+    _check_causal(model, change[:where], change[where])
+    difference = float((alone - beside[-len(alone) :]).double().norm() / alone.double().norm())
+    if difference > PADDED.get(model_dtype(model), HALF_PADDED):
+        raise PolicyError(
+            f"{type(model).__name__} makes something else of a row beside shorter ones ({difference:.2g} of its "
+            "logits): padding must change nothing"
+        )
+
+
+@torch.no_grad()
 def mixes_rows(model: Any, parts: Sequence[Weighted]) -> bool:
     """Whether a token in the middle of the last row moves the logits of another row.
 
     Raises `PolicyError` where it moves those before it in its own row.
     """
-    vocabulary, device = model.get_input_embeddings().weight.shape[0], model.get_input_embeddings().weight.device
-    batch = pack(parts, 1, device)
-    everywhere = torch.arange(batch.input_ids.numel(), device=device)
-    length, changed = batch.input_ids.shape[1], batch.input_ids.clone()
-    last = int(batch.predictors[-len(parts[-1].responses[-1])])  # the end of the prompt
-    changed.view(-1)[last] = other(int(changed.view(-1)[last]), vocabulary)
-    one, two = (
-        response_logits(model, replace(batch, input_ids=ids, predictors=everywhere))
-        for ids in (batch.input_ids, changed)
+    change, where = _changed(model, parts)
+    batch = pack(parts, 1)
+    length = batch.input_ids.shape[1]
+    first = where // length * length
+    _check_causal(model, change[first:where], change[where])
+    others = change[:first][batch.attention_mask.flatten()[:first].bool()]
+    return bool((others > _rounding(model) * change[where]).any())
+
+
+def _logits(model: Any, parts: Sequence[Weighted], ids: Tensor | None = None) -> Tensor:
+    """Logits at every position of the batch, [rows * length, vocabulary]."""
+    batch = pack(parts, 1, model.get_input_embeddings().weight.device)
+    everywhere = torch.arange(batch.input_ids.numel(), device=batch.input_ids.device)
+    return response_logits(
+        model, replace(batch, input_ids=batch.input_ids if ids is None else ids, predictors=everywhere)
     )
-    moved = (one - two).double().norm(dim=1) / (one - two)[last].double().norm()
-    real = batch.attention_mask.flatten().bool()
-    own = real & (everywhere // length == last // length) & (everywhere < last)
-    backward = float(moved[own].max())
-    if backward > _rounding(model):
+
+
+def _changed(model: Any, parts: Sequence[Weighted]) -> tuple[Tensor, int]:
+    """How far every position's logits move with the last token of the last row's prompt, and its flat position."""
+    weight = model.get_input_embeddings().weight
+    batch = pack(parts, 1, weight.device)
+    where = int(batch.predictors[-len(parts[-1].responses[-1])])
+    ids = batch.input_ids.clone()
+    ids.view(-1)[where] = other(int(ids.view(-1)[where]), weight.shape[0])
+    return (_logits(model, parts) - _logits(model, parts, ids)).double().norm(dim=1), where
+
+
+def _check_causal(model: Any, before: Tensor, own: Tensor) -> None:
+    moved = float(before.max() / own)
+    if moved > _rounding(model):
         raise PolicyError(
-            f"{type(model).__name__} is not causal: a token moves earlier logits by {backward:.2g} of what it moves "
+            f"{type(model).__name__} is not causal: a token moves earlier logits by {moved:.2g} of what it moves "
             "its own: load it as a decoder (is_decoder=True, no bidirectional attention)"
         )
-    return bool((moved[real & (everywhere // length != last // length)] > _rounding(model)).any())
 
 
 def _rounding(model: Any) -> float:

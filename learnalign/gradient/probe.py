@@ -8,13 +8,14 @@ prompts can be shared is found out (`checks`). This module leaves the model as i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from learnalign.errors import LearnAlignError, PolicyError
 from learnalign.gradient.batching import Costs, pack
-from learnalign.gradient.checks import broken_tree, mixes_rows, sample, static_obstacle
+from learnalign.gradient.checks import broken_tree, check_row, mixes_rows, sample, static_obstacle
 from learnalign.gradient.forward import model_dtype
 from learnalign.gradient.groups import Weighted
 from learnalign.gradient.hooks import Hooks
@@ -45,6 +46,7 @@ def examine(model: Any, hooks: Hooks, space: str, share: bool, reference: Any = 
     """Probe the model on small samples. Raises `PolicyError` where it cannot be sketched."""
     parts = [sample(model), sample(model, 4, 2, 5, shift=3)]
     try:
+        check_row(model, parts[-1])
         layers, alone, shares = _measured(model, hooks, space, parts)
         _check_rows(model, parts, alone)
     except LearnAlignError:
@@ -122,8 +124,9 @@ def _tried(
     allowed = AGREE[model_dtype(model)]
     unseen = record.strays | {layer.name for layer in layers if layer.name not in record.reached}
     wrong = [layer for layer in layers if layer.name in unseen or found.error(layer.parameter) > allowed]
-    total = sum(found.squares.values()) + found.tied
-    shares = {weight: square / total if total else 0.0 for weight, square in found.squares.items()}
+    squares = {weight: square if math.isfinite(square) else 0.0 for weight, square in found.squares.items()}
+    total = sum(squares.values()) + found.tied
+    shares = {weight: square / total if total else 0.0 for weight, square in squares.items()}
     shares.update({id(layer.parameter): 0.0 for layer in layers if id(layer.parameter) not in shares})
     return _Trial(layers, wrong, record.written, shares, found.tied / total if total else 0.0)
 
