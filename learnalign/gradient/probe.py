@@ -125,10 +125,11 @@ def _tried(
     unseen = record.strays | {layer.name for layer in layers if layer.name not in record.reached}
     wrong = [layer for layer in layers if layer.name in unseen or found.error(layer.parameter) > allowed]
     squares = {weight: square if math.isfinite(square) else 0.0 for weight, square in found.squares.items()}
-    total = sum(squares.values()) + found.tied
+    tied = found.tied if math.isfinite(found.tied) else 0.0
+    total = sum(squares.values()) + tied
     shares = {weight: square / total if total else 0.0 for weight, square in squares.items()}
     shares.update({id(layer.parameter): 0.0 for layer in layers if id(layer.parameter) not in shares})
-    return _Trial(layers, wrong, record.written, shares, found.tied / total if total else 0.0)
+    return _Trial(layers, wrong, record.written, shares, tied / total if total else 0.0)
 
 
 def _without_experts(layers: Sequence[Layer], wrong: Sequence[Layer]) -> list[Layer]:
