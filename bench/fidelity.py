@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from bench.real import smollm2
-from learnalign.config import PolicyConfig, RolloutConfig
+from learnalign.config import PolicyConfig, RolloutConfig, SketchConfig
 from learnalign.gradient import Group, Sketcher
 from learnalign.gradient.hooks import Hooks
 from learnalign.gradient.layers import Layer
@@ -58,7 +58,9 @@ class Recorder(Hooks):
 
     kept: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
 
-    def fold(self, phi: Tensor, matrix: str, delta: Tensor, kept: Tensor, columns: int, offsets: Any) -> None:
+    def fold(
+        self, phi: Tensor, matrix: str, delta: Tensor, kept: Tensor, columns: int, offsets: Any, scale: float = 1.0
+    ) -> None:
         """Only positions where something flows back contribute."""
         used = delta.abs().amax(1) > 0
         self.kept.setdefault(matrix, []).append((delta[used], kept[used]))
@@ -114,7 +116,7 @@ def main() -> None:
     started = time.monotonic()
     policy = load_policy(PolicyConfig(model=str(smollm2(options.folder)), dtype="float32"))
     groups = learnable_groups(policy, options.folder, 8 if options.quick else 64)
-    sketcher = Sketcher(policy.model, dimension=DIMENSIONS[0], seed=SEED, temperature=TEMPERATURE)
+    sketcher = Sketcher(policy.model, SketchConfig(dimension=DIMENSIONS[0], seed=SEED), temperature=TEMPERATURE)
     chosen = sketcher.hooks.layers[-5:] if options.quick else sketcher.hooks.layers
     found = Variants(sketcher.hooks, len(groups))
     tokens = sum(sketcher.costs.padded([group]) for group in groups)
@@ -128,7 +130,9 @@ def main() -> None:
             found.add(layer.name, layer.module is full.head, recorder.kept.pop(layer.name))
         print(f"{time.monotonic() - started:6.0f} s  {block[0].name} ... {block[-1].name}", flush=True)
     one = Sketcher(
-        policy.model, dimension=DIMENSIONS[0], seed=SEED, temperature=TEMPERATURE, responses_used="one_correct"
+        policy.model,
+        SketchConfig(dimension=DIMENSIONS[0], seed=SEED, responses_used="one_correct"),
+        temperature=TEMPERATURE,
     )
     one.hooks = replace(one.hooks, layers=chosen)
     single = torch.cat([torch.from_numpy(one.sketch([group])) for group in groups])

@@ -233,8 +233,8 @@ class Chooser:
     def batch(self, step: int) -> list[int]:
         """Problems of a step: passes over the picks in random order."""
         if self.arm == "online" and step % self.every == 0:
-            with LivePolicy(self.world.policy.model, self.world.prompts, self.pairs) as live:
-                self._picks, self._left = [int(k) for k in self.selector.update(live)], []
+            live = LivePolicy(self.world.policy.model, self.world.prompts, self.pairs)
+            self._picks, self._left = [int(k) for k in self.selector.update(live)], []
             self.pairs.clear()
             self.sketched += 2 * self.selector.state.facts.gradients
         while len(self._left) < self.size.batch:

@@ -45,6 +45,7 @@ from torch import Tensor, nn
 
 from bench.ceilings import best_device, ceilings, device_name, seconds
 from bench.measure import finish
+from learnalign.config import SketchConfig
 from learnalign.gradient import Group, Sketcher, weighted
 from learnalign.gradient.batching import Batch, pack
 from learnalign.gradient.head import whole_log_probabilities
@@ -132,7 +133,7 @@ def random_model(shape: str, device: str, quick: bool) -> Any:
     torch.manual_seed(SEED)
     with torch.device(device):  # a CPU takes long to draw billions of weights
         model = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**settings))
-    return model.to(device, torch.bfloat16 if device == "cuda" else torch.float32).eval()
+    return model.to(device, torch.bfloat16 if device == "cuda" else torch.float32).eval().requires_grad_(False)
 
 
 def least_seconds(model: Any, groups: Sequence[Group], flops: float) -> float:
@@ -185,8 +186,8 @@ def all_ways(model: Any, groups: list[Group], device: str) -> dict[str, Way]:
     return ways
 
 
-def sketcher_of(model: Any, rank: int | None = None, share: bool = True) -> Sketcher:
-    return Sketcher(model, dimension=DIMENSION, seed=SEED, rank=rank, share_prompts=share)
+def sketcher_of(model: Any, rank: int = 0, share: bool = True) -> Sketcher:
+    return Sketcher(model, SketchConfig(dimension=DIMENSION, seed=SEED, rank=rank, share_prompts=share))
 
 
 def each(sketcher: Sketcher, groups: Sequence[Group], run: Callable[[Batch], object]) -> None:
@@ -320,7 +321,7 @@ def check(model: Any, device: str) -> None:
     groups = random_groups(model, 1, (5, 15), prompt=30)
     batch = pack([weighted(groups[0])], 1, device)
     wide = copy.deepcopy(model).double()
-    for rank in (None, RANK):
+    for rank in (0, RANK):
         hooks = sketcher_of(model, rank).hooks
         truth, plain = (fold_gradients(some, batch, hooks) for some in (wide, model))
         yardstick = ((plain - truth).norm() / truth.norm()).item()

@@ -12,6 +12,7 @@ import torch
 from gradient_oracle import ARCHITECTURES, SEED, AllDouble, D, exact_sketch, random_groups, tiny
 from torch import nn
 
+from learnalign.config import SketchConfig
 from learnalign.errors import PolicyError
 from learnalign.gradient import Costs, Group, Sketcher
 
@@ -28,9 +29,17 @@ def _double() -> Iterator[None]:
 
 def sketcher_of(model: nn.Module, **options: Any) -> Sketcher:
     """A sketcher that shares the prompt of every group that it can."""
-    sketcher = Sketcher(model, dimension=D, seed=SEED, **options)
+    sketcher = Sketcher(model, SketchConfig(dimension=D, seed=SEED, **options))
     sketcher.costs = replace(sketcher.costs, **ALWAYS)
     return sketcher
+
+
+def assert_exact(sketcher: Sketcher, model: Any, groups: list[Group], adapters: bool = False) -> None:
+    """The sketches are the folds of autograd's gradients."""
+    for row, group in zip(sketcher.sketch(groups), groups, strict=True):
+        truth = exact_sketch(model, group, adapters=adapters)
+        assert np.linalg.norm(truth) > 1e-3
+        np.testing.assert_allclose(row, truth, rtol=0, atol=1e-11 * max(1.0, np.abs(truth).max()))
 
 
 @pytest.mark.usefixtures("_double")
@@ -43,16 +52,13 @@ def test_sketch_is_the_fold_of_the_exact_gradient(kind: str, share: bool) -> Non
     assert (sketcher.costs.together(groups) > 1) == share
     phi = sketcher.sketch(groups)
     assert phi.dtype == np.float64
-    for row, group in zip(phi, groups, strict=True):
-        truth = exact_sketch(model, group)
-        assert np.linalg.norm(truth) > 1e-3
-        np.testing.assert_allclose(row, truth, rtol=0, atol=1e-11 * max(1.0, np.abs(truth).max()))
+    assert_exact(sketcher, model, groups)
 
 
 @pytest.mark.parametrize("kind", list(ARCHITECTURES))
 def test_coverage_counts_every_weight_once(kind: str) -> None:
     model = tiny(kind)
-    coverage = Sketcher(model, dimension=D).coverage
+    coverage = Sketcher(model, SketchConfig(dimension=D)).coverage
     missing = sum(p.numel() for name, p in model.named_parameters() if name in coverage.missing)
     assert coverage.covered + missing == coverage.total == sum(p.numel() for p in model.parameters())
     tied = model.config.tie_word_embeddings
@@ -60,26 +66,44 @@ def test_coverage_counts_every_weight_once(kind: str) -> None:
     assert not [name for name in coverage.missing if "proj" in name and not name.endswith("bias")]
 
 
-def test_experts_of_an_unknown_kind_are_named_and_the_rest_stays_exact() -> None:
-    """A subclass that scales its experts' output only looks like the known layout: the probe finds out."""
-    model = tiny("mixtral")
-    experts = model.model.layers[0].mlp.experts
-    known = type(experts).forward
+class TestExperts:
+    """Experts are what the probe finds them to be, whatever they look like."""
 
-    class Scaled(type(experts)):  # type: ignore[misc]
-        def forward(self, hidden_states: Any, top_k_index: Any, top_k_weights: Any) -> Any:
-            return 2.0 * known(self, hidden_states, top_k_index, top_k_weights)
+    @staticmethod
+    def scaled(model: Any) -> None:
+        experts = model.model.layers[0].mlp.experts
+        known = type(experts).forward
 
-    experts.__class__ = Scaled
-    coverage = Sketcher(model, dimension=D).coverage
-    assert "model.layers.0.mlp.experts.gate_up_proj" in coverage.missing
-    assert "model.layers.0.self_attn.q_proj.weight" not in coverage.missing
+        class ScaledExperts(type(experts)):  # type: ignore[misc]
+            def forward(self, hidden_states: Any, top_k_index: Any, top_k_weights: Any) -> Any:
+                return 1.3 * known(self, hidden_states, top_k_index, top_k_weights)
+
+        ScaledExperts.forward.__wrapped__ = known  # type: ignore[attr-defined]
+        experts.__class__ = ScaledExperts
+
+    @pytest.mark.usefixtures("_double")
+    def test_a_layout_that_only_looks_known_is_seen_by_its_products(self) -> None:
+        model, groups = tiny("mixtral"), random_groups(2)
+        self.scaled(model)
+        sketcher = sketcher_of(model)
+        assert sketcher.alone
+        assert_exact(sketcher, model, groups)
+
+    @pytest.mark.usefixtures("_double")
+    def test_a_forward_that_somebody_put_on_the_instance_is_run_and_stays(self) -> None:
+        model, groups = tiny("mixtral"), random_groups(2)
+        experts = model.model.layers[0].mlp.experts
+        known = experts.forward
+        experts.forward = patched = lambda *args: 1.3 * known(*args)
+        sketcher = sketcher_of(model)
+        assert_exact(sketcher, model, groups)
+        assert vars(experts)["forward"] is patched
 
 
 def test_a_layer_that_is_never_called_is_named() -> None:
     model = tiny()
     model.spare = nn.Linear(3, 3).double()
-    assert "spare.weight" in Sketcher(model, dimension=D).coverage.missing
+    assert "spare.weight" in Sketcher(model, SketchConfig(dimension=D)).coverage.missing
 
 
 @pytest.mark.usefixtures("_double")
@@ -95,6 +119,8 @@ def test_a_window_shorter_than_the_sequence_is_not_shared() -> None:
         truth = exact_sketch(model, group)
         np.testing.assert_allclose(sketcher.sketch([group])[0], truth, rtol=0, atol=1e-11 * np.abs(truth).max())
         sketcher.costs = replace(sketcher.costs, window=0)
+        assert sketcher.costs.together([group]) == 1, "a window that no name tells of is found at this length"
+        sketcher.costs = replace(sketcher.costs, window=0, honored=None)
         assert np.abs(sketcher.sketch([group])[0] - truth).max() > 1e-6 * np.abs(truth).max(), "the test has teeth"
 
 
@@ -109,7 +135,7 @@ def test_a_model_that_ignores_the_tree_mask_is_found_out() -> None:
         return run(attention_mask=attention_mask, **kwargs)
 
     model.model.forward = ignoring
-    sketcher = Sketcher(model, dimension=D, seed=SEED)
+    sketcher = Sketcher(model, SketchConfig(dimension=D, seed=SEED))
     assert "does not honor a 4-D attention mask" in sketcher.unshared
     group = random_groups(1)[0]
     np.testing.assert_allclose(sketcher.sketch([group])[0], exact_sketch(model, group), rtol=0, atol=1e-11)
@@ -118,9 +144,9 @@ def test_a_model_that_ignores_the_tree_mask_is_found_out() -> None:
 def test_attention_without_masks_is_not_tried() -> None:
     model = tiny()
     model.config._attn_implementation_internal = "flash_attention_2"
-    from learnalign.gradient.probe import _static_obstacle
+    from learnalign.gradient.checks import static_obstacle
 
-    assert "flash_attention_2" in _static_obstacle(model)
+    assert "flash_attention_2" in static_obstacle(model)
 
 
 @pytest.mark.parametrize("kind", ["llama-tied", "gpt2", "gemma2", "mixtral"])
@@ -171,10 +197,7 @@ class TestAdapters:
         model, groups = self.wrapped(kind), random_groups(2)
         sketcher = sketcher_of(model, space=space)
         assert not sketcher.unshared
-        for row, group in zip(sketcher.sketch(groups), groups, strict=True):
-            truth = exact_sketch(model, group, adapters=space == "lora")
-            assert np.linalg.norm(truth) > 1e-3
-            np.testing.assert_allclose(row, truth, rtol=0, atol=1e-11 * max(1.0, np.abs(truth).max()))
+        assert_exact(sketcher, model, groups, adapters=space == "lora")
 
     @pytest.mark.usefixtures("_double")
     def test_fresh_adapters_do_not_change_the_full_gradient(self) -> None:
@@ -185,16 +208,16 @@ class TestAdapters:
 
     def test_coverage_counts_the_space_only(self) -> None:
         model = self.wrapped("llama")
-        coverage = Sketcher(model, dimension=D, space="lora").coverage
+        coverage = Sketcher(model, SketchConfig(dimension=D, space="lora")).coverage
         adapters = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
         assert (coverage.covered, coverage.total, coverage.missing) == (adapters, adapters, ())
-        full = Sketcher(model, dimension=D).coverage
-        assert full == Sketcher(tiny(), dimension=D).coverage
+        full = Sketcher(model, SketchConfig(dimension=D)).coverage
+        assert replace(full, shares={}) == replace(Sketcher(tiny(), SketchConfig(dimension=D)).coverage, shares={})
 
 
 def test_lora_without_adapters_is_refused() -> None:
     with pytest.raises(PolicyError, match="no LoRA adapters"):
-        Sketcher(tiny(), space="lora")
+        Sketcher(tiny(), SketchConfig(space="lora"))
 
 
 def test_sharing_is_chosen_by_cost() -> None:

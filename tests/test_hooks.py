@@ -13,6 +13,7 @@ from learnalign.kernels.fold import fold_matrices
 from learnalign.kernels.signs import signs
 from torch import nn
 
+from learnalign.config import SketchConfig
 from learnalign.gradient import Sketcher
 from learnalign.gradient.hooks import Hooks, Target
 from learnalign.gradient.layers import find_layers, keys_of
@@ -85,10 +86,12 @@ def test_projections_are_linear() -> None:
 
 def test_rank_of_the_widest_layer_is_exact_and_smaller_ranks_are_not() -> None:
     model, groups = tiny("gpt2"), random_groups(2)
-    exact = Sketcher(model, dimension=D, seed=SEED).sketch(groups)
-    wide = Sketcher(model, dimension=D, seed=SEED, rank=128).sketch(groups)
+    exact = Sketcher(model, SketchConfig(dimension=D, seed=SEED)).sketch(groups)
+    wide = Sketcher(model, SketchConfig(dimension=D, seed=SEED, rank=128)).sketch(groups)
     np.testing.assert_allclose(wide, exact, rtol=0, atol=1e-12)
-    narrow = Sketcher(model, dimension=D, seed=SEED, rank=16).sketch(groups)
+    narrow = Sketcher(model, SketchConfig(dimension=D, seed=SEED, rank=16)).sketch(groups)
     assert np.linalg.norm(narrow - exact) > 0.1 * np.linalg.norm(exact)
-    again = np.concatenate([Sketcher(model, dimension=D, seed=SEED, rank=16).sketch([g]) for g in groups[::-1]])
+    again = np.concatenate(
+        [Sketcher(model, SketchConfig(dimension=D, seed=SEED, rank=16)).sketch([g]) for g in groups[::-1]]
+    )
     np.testing.assert_allclose(again[::-1], narrow, rtol=0, atol=1e-12 * np.abs(narrow).max())

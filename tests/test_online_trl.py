@@ -11,6 +11,7 @@ import pytest
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from learnalign.config import SketchConfig
 from learnalign.demo.arithmetic import distinct
 from learnalign.demo.run import POLICY
 from learnalign.errors import PolicyError
@@ -135,12 +136,10 @@ def test_a_live_policys_sketches_are_those_of_pairs_and_the_model_stays_as_it_wa
     prompts, pairs = [[5, 6, 7], [8, 9], [4]], Pairs()
     pairs.observe(0, [[10, 11], [12], [13]], [False, False, True])
     pairs.observe(2, [[10], [12]], [True, False])
-    with LivePolicy(model, prompts, pairs, dimension=256) as live:
-        assert not model.training
-        found, phi = live.sketch(np.array([0, 1, 2]))
+    found, phi = LivePolicy(model, prompts, pairs, dimension=256).sketch(np.array([0, 1, 2]))
     assert model.training
     assert [weight.requires_grad for weight in model.parameters()] == wanted
     assert found.tolist() == [0, 2]
     frozen = AutoModelForCausalLM.from_pretrained(POLICY).eval()
     groups = [Group([5, 6, 7], [[13], [10, 11]], [1.0, 0.0]), Group([4], [[10], [12]], [1.0, 0.0])]
-    np.testing.assert_allclose(phi, Sketcher(frozen, dimension=256).sketch(groups), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(phi, Sketcher(frozen, SketchConfig(dimension=256)).sketch(groups), rtol=1e-4, atol=1e-6)

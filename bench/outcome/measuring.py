@@ -7,7 +7,6 @@ a group shares its prompt, and in the reasoning that this stands for prompts are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ import torch
 
 import learnalign
 from bench.outcome import grpo
+from learnalign.config import SketchConfig
 from learnalign.online.pairs import Pairs
 
 Integers = npt.NDArray[np.int64]
@@ -57,7 +57,7 @@ class Trained:
 def _sketches(model: Any, groups: Sequence[learnalign.Group], cost: Cost) -> npt.NDArray[np.float32]:
     """[M, d], counted."""
     cost.back += sum(len(response) for group in groups for response in group.responses)
-    sketcher = learnalign.Sketcher(deepcopy(model), dimension=DIMENSION)  # a copy: it freezes the weights
+    sketcher = learnalign.Sketcher(model, SketchConfig(dimension=DIMENSION))
     phi = np.zeros((len(groups), DIMENSION), np.float32)
     for batch in sketcher.batches(groups, BATCH_TOKENS):
         phi[batch] = sketcher.sketch([groups[k] for k in batch])

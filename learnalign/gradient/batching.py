@@ -14,7 +14,7 @@ cheaper estimate (`Costs`). This module knows no model beyond those costs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -40,21 +40,26 @@ class Costs:
 
     share: whether sharing is possible at all. token, pair: relative costs of a token in the linear layers and of
     a pair of tokens in attention. window: the longest prompt with response for which the tree mask is exact, such
-    as a sliding window; 0 for no limit.
+    as a sliding window; 0 for no limit. boundary: rows of up to so many tokens and longer ones must not meet in a
+    batch; 0 for none. honored: whether trees of so many tokens give what separate rows give; None for always.
     """
 
     share: bool = False
     token: float = 1.0
     pair: float = 0.0
     window: int = 0
+    boundary: int = 0
+    honored: Callable[[int], bool] | None = None
 
     def together(self, groups: Sequence[Lengths]) -> int:
         """r, the responses in a row: the cheapest of 1, 2, 4, ... and all; the smaller in a tie."""
         most = max((len(g.responses) for g in groups), default=1)
-        if not self.share or most < 2 or (self.window and self._longest_path(groups) > self.window):
+        longest = self._longest_path(groups)
+        if not self.share or most < 2 or (self.window and longest > self.window):
             return 1
         choices = sorted({most, *(1 << k for k in range(most.bit_length()) if 1 << k < most)})
-        return min(choices, key=lambda r: self._cost(groups, r))
+        cheapest = min(choices, key=lambda r: self._cost(groups, r))
+        return cheapest if cheapest == 1 or self.honored is None or self.honored(longest) else 1
 
     def padded(self, groups: Sequence[Lengths]) -> int:
         """Padded tokens of the batch that these groups make."""

@@ -15,16 +15,15 @@ This module knows no model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from learnalign.config import ResponsesUsed, Weighting
 from learnalign.errors import ArrayError
 
 ADVANTAGE_EPSILON = 1e-4
-WEIGHTINGS = ("mean", "token", "constant")
-RESPONSES_USED = ("all", "one_correct")
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,16 @@ class Weighted:
     kl_weights: Sequence[np.ndarray]
     """beta m_gt / n_g of every token."""
 
+    def of(self, wanted: Callable[[int], bool]) -> Weighted:
+        """Responses whose length with the prompt is wanted."""
+        kept = [i for i, response in enumerate(self.responses) if wanted(len(self.prompt) + len(response))]
+        return Weighted(
+            self.prompt,
+            [self.responses[i] for i in kept],
+            [self.coefficients[i] for i in kept],
+            [self.kl_weights[i] for i in kept],
+        )
+
     def part(self, responses: slice) -> Weighted:
         """Some of the responses."""
         return Weighted(
@@ -73,9 +82,9 @@ def advantages(rewards: Sequence[float], std: bool = True) -> np.ndarray:
 
 def weighted(
     group: Group,
-    weighting: str = "mean",
+    weighting: Weighting = "mean",
     advantage_std: bool = True,
-    responses_used: str = "all",
+    responses_used: ResponsesUsed = "all",
     kl_beta: float = 0.0,
 ) -> Weighted:
     """The group's contributing responses with coefficients c_gt; those whose coefficients are all 0 are left out.

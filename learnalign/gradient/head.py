@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from learnalign.gradient.batching import Batch
 from learnalign.gradient.forward import hidden_states, response_logits, with_head_products
+from learnalign.gradient.layers import head_of
 from learnalign.kernels.logprob import LogitShape, log_probabilities
 
 HEAD_BYTES = 1 << 30
@@ -37,7 +38,7 @@ class VocabularyHead:
     @property
     def module(self) -> Any:
         """The head itself."""
-        return self.model.get_output_embeddings()
+        return head_of(self.model)
 
     @torch.no_grad()
     def log_probabilities(self, batch: Batch) -> Tensor:
@@ -51,9 +52,9 @@ class VocabularyHead:
         return found
 
 
-def find_head(model: Any, probe: Batch, temperature: float) -> VocabularyHead:
-    """How the head of a model can be run. probe: a batch of few tokens."""
-    whole = _obstacle(model, probe)
+def find_head(model: Any, probe: Batch, temperature: float, whole: str = "") -> VocabularyHead:
+    """How the head of a model can be run. probe: a batch of few tokens. whole: why not in blocks, if that is known."""
+    whole = whole or _obstacle(model, probe)
     scale, cap = (1.0, None) if whole else _scale_and_cap(model, probe)
     if scale is None:
         whole = "what the model does to its logits is neither a scale nor a soft cap"
@@ -72,7 +73,7 @@ def whole_log_probabilities(model: Any, batch: Batch, temperature: float) -> Ten
 @torch.no_grad()
 def _obstacle(model: Any, probe: Batch) -> str:
     """Why the head cannot run in blocks, or ''."""
-    head = model.get_output_embeddings()
+    head = head_of(model)
     if type(head).forward is not nn.Linear.forward or "forward" in vars(head):
         return f"the vocabulary head is a {type(head).__name__}, not a plain torch.nn.Linear"
     if head.bias is not None:
@@ -89,7 +90,7 @@ def _scale_and_cap(model: Any, probe: Batch) -> tuple[float | None, float | None
 
     (None, None) where it is neither.
     """
-    head = model.get_output_embeddings()
+    head = head_of(model)
     z = torch.cat(
         [torch.linspace(-60.0, 60.0, 41, dtype=torch.float64), torch.tensor([SMALL, LARGE], dtype=torch.float64)]
     )

@@ -14,9 +14,10 @@ vocabulary head runs in blocks of tokens between forward and backward, so that t
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -25,18 +26,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from learnalign.config import SketchConfig
 from learnalign.errors import PolicyError
 from learnalign.gradient.batching import Batch, batches, pack
+from learnalign.gradient.checks import sample
 from learnalign.gradient.forward import hidden_states, model_dtype, recomputing
-from learnalign.gradient.groups import RESPONSES_USED, WEIGHTINGS, Group, Weighted, weighted
+from learnalign.gradient.groups import Group, Weighted, weighted
 from learnalign.gradient.head import HEAD_BYTES, VocabularyHead, find_head, whole_log_probabilities
-from learnalign.gradient.hooks import Hooks, Target
-from learnalign.gradient.layers import SPACES, Coverage, coverage, find_layers, is_linear, keys_of
-from learnalign.gradient.probe import examine, sample
+from learnalign.gradient.hooks import Hooks, StrayTokens, Target
+from learnalign.gradient.layers import Coverage, coverage, find_layers, head_of, is_linear, keys_of
+from learnalign.gradient.lent import lent, unwrapped
+from learnalign.gradient.probe import examine, longest_row
 from learnalign.kernels.logprob import KLTerm, head_pass
 
-FOLD_VERSION = 2
+FOLD_VERSION = 3
 """Changes when signs, buckets or what is folded change: sketches of two versions must not meet in one store."""
+DEFAULT = SketchConfig()
 
 
 class Sketcher:
@@ -44,83 +49,81 @@ class Sketcher:
 
     model: a causal language model in the manner of transformers (called with input_ids and attention_mask,
     returns an object with `logits`; has get_input_embeddings and get_output_embeddings), perhaps with LoRA
-    adapters by PEFT. It is put into evaluation mode and its weights are frozen.
-    dimension: d, a power of two from 128. seed: of the random map; one value for the whole pool.
-    temperature: at which responses were sampled; logits are divided by it.
-    rank: None folds exact gradients; k folds their random projections to k x k, cheaper and noisier.
-    weighting, advantage_std, responses_used: see `groups`. space: "full" or "lora", see `layers`.
-    reference, kl_beta: a second model with the same vocabulary, and the strength of the KL term that pulls towards it
-    (0.04 in the paper); both or neither.
-    share_prompts: compute a prompt once for several responses where the model honors that and it is cheaper;
-    `unshared` then says why it is not done, or is empty.
-    checkpointing: recompute activations in the backward pass instead of keeping them.
+    adapters by PEFT. It is measured before it is believed (see `probe`), and after every call it is as it was before:
+    training mode, requires_grad, gradients, hooks and replaced forwards.
+    config: what a sketch is (see `learnalign.config.SketchConfig`); its `dtype`, `batch_tokens` and `reference` are
+    of no effect here. temperature: at which responses were sampled; logits are divided by it.
+    reference: the model of the KL term, with the same vocabulary; given where, and only where, config.kl_beta > 0.
+    `unshared` says why no prompt is computed once for several responses, or is empty. `alone`: prompts run one by
+    one, because the model routes their tokens in ways of its own or autograd makes some of its gradients.
     `head.whole` says why the logits of a batch are all made at once, or is empty where they are not.
     say: takes messages, such as a batch that did not fit into memory; default: `warnings.warn`.
-    Raises `PolicyError` where the model has no linear output layer, or an option is unknown.
+    Raises `PolicyError` where the model cannot be sketched right: it is not causal, has no linear output layer, its
+    weights are not in this process.
     """
 
     def __init__(
         self,
         model: nn.Module,
+        config: SketchConfig = DEFAULT,
         *,
-        dimension: int = 8192,
-        seed: int = 0,
         temperature: float = 1.0,
-        rank: int | None = None,
-        weighting: str = "mean",
-        advantage_std: bool = True,
-        responses_used: str = "all",
-        space: str = "full",
         reference: nn.Module | None = None,
-        kl_beta: float = 0.0,
-        share_prompts: bool = True,
-        checkpointing: bool = False,
         say: Callable[[str], None] = warnings.warn,
     ) -> None:
-        _check_option("weighting", weighting, WEIGHTINGS)
-        _check_option("responses_used", responses_used, RESPONSES_USED)
-        _check_option("space", space, SPACES)
-        if rank is not None and rank < 1:
-            raise PolicyError(f"rank must be at least 1, or None for exact gradients, found {rank}")
-        if not kl_beta >= 0 or (kl_beta > 0) != (reference is not None):
+        if (config.kl_beta > 0) != (reference is not None):
             raise PolicyError(
                 "a KL term needs kl_beta > 0 and a reference policy, found "
-                f"kl_beta = {kl_beta} and {'no' if reference is None else 'a'} reference"
+                f"kl_beta = {config.kl_beta} and {'no' if reference is None else 'a'} reference"
             )
-        causal: Any = model  # transformers' methods are not those of nn.Module
-        self.model = causal.eval().requires_grad_(False)
-        self.dimension, self.seed, self.temperature = dimension, seed, temperature
-        self.weighting, self.advantage_std, self.responses_used = weighting, advantage_std, responses_used
-        self.kl_beta = kl_beta
-        self.space, self.checkpointing, self.say = space, checkpointing, say
+        self.model: Any = unwrapped(model)
+        self.config, self.temperature, self.say = config, temperature, say
         self.device = next(self.model.parameters()).device
-        head = self.model.get_output_embeddings()
+        head = head_of(self.model)
         if not is_linear(head) and not is_linear(getattr(head, "base_layer", None)):
             raise PolicyError(f"the policy's output layer must be a torch.nn.Linear, found {type(head).__name__}")
-        layers = find_layers(model, space)
-        self.hooks = Hooks(layers, head, keys_of(layers), seed, rank)
-        found = examine(self.model, self.hooks, share_prompts)
-        self.hooks = replace(self.hooks, layers=found.layers)
-        self.costs, self.unshared = found.costs, found.unshared
-        self.head = self._find_head(self.model)
-        self.reference = None if reference is None else self._find_head(self._checked(reference))
+        other = None if reference is None else self._checked(unwrapped(reference))
+        layers = find_layers(self.model, config.space)
+        hooks = Hooks(layers, head, keys_of(layers), config.seed, config.rank or None)
+        with self._lent(other):
+            found = examine(self.model, hooks, config.space, config.share_prompts, other)
+            self.hooks = replace(hooks, layers=found.layers)
+            self.costs, self.unshared, self.alone, self.shares = found.costs, found.unshared, found.alone, found.shares
+            self.head = self._find_head(self.model)
+            self.reference = None if other is None else self._find_head(other)
+        self._longest = min((n for n in map(longest_row, self._models(other)) if n), default=0)
         self._too_many = 0  # padded tokens that once did not fit into memory
 
     def _checked(self, reference: Any) -> Any:
-        """The reference policy in evaluation mode, if it knows the same tokens."""
-        own, other = (model.get_output_embeddings().weight.shape[0] for model in (self.model, reference))
+        """The reference policy, if it knows the same tokens."""
+        own, other = (head_of(model).weight.shape[0] for model in (self.model, reference))
         if own != other:
             raise PolicyError(f"the reference policy must share the policy's vocabulary of {own:,}, found {other:,}")
-        return reference.eval()
+        return reference
+
+    def _models(self, reference: Any) -> list[Any]:
+        return [self.model] if reference is None or reference is self.model else [self.model, reference]
+
+    @contextmanager
+    def _lent(self, reference: Any = None) -> Iterator[None]:
+        """Policy and reference in the state in which they are run."""
+        with ExitStack() as stack:
+            for model in self._models(reference):
+                stack.enter_context(lent(model))
+            yield
 
     def _find_head(self, model: Any) -> VocabularyHead:
-        probe = pack([sample(self.model)], 1, model.get_input_embeddings().weight.device)
-        return find_head(model, probe, self.temperature)
+        probe = pack([sample(model)], 1, model.get_input_embeddings().weight.device)
+        odd = model is self.model and any(
+            layer.parameter is self.hooks.head.weight and layer.kind == "autograd" for layer in self.hooks.layers
+        )
+        whole = "the vocabulary head's weight is used in other ways too" if odd else ""
+        return find_head(model, probe, self.temperature, whole)
 
     @property
     def coverage(self) -> Coverage:
         """Parameters whose gradient the sketch holds, against all of the space's."""
-        return coverage(self.model, self.hooks.layers, self.space)
+        return coverage(self.model, self.hooks.layers, self.config.space, self.shares)
 
     def batches(self, groups: Sequence[Group], batch_tokens: int) -> list[list[int]]:
         """Groups of like length together, at most `batch_tokens` padded tokens each, as positions in `groups`."""
@@ -135,15 +138,27 @@ class Sketcher:
         for a malformed group.
         """
         wide = torch.float64 if model_dtype(self.model) == torch.float64 else torch.float32
-        phi = torch.zeros(len(groups), self.dimension, dtype=wide)
+        phi = torch.zeros(len(groups), self.config.dimension, dtype=wide)
         parts = [self._weighted(group) for group in groups]
         there = [row for row, part in enumerate(parts) if part.responses]
+        self._check_length(parts)
         if there:
-            phi[there] = self._within_memory([parts[row] for row in there], wide)
+            with self._lent(None if self.reference is None else self.reference.model):
+                phi[there] = self._within_memory([parts[row] for row in there], wide)
         return phi.numpy()
 
+    def _check_length(self, parts: Sequence[Weighted]) -> None:
+        """Raise `PolicyError` for a row whose positions would depend on the rows that were run before it."""
+        longest = max((len(part.prompt) + len(y) for part in parts for y in part.responses), default=0)
+        if self._longest and longest > self._longest:
+            raise PolicyError(
+                f"a prompt with a response of {longest:,} tokens is longer than the {self._longest:,} positions of the "
+                "policy, whose rope_type dynamic stretches them by what was run before: leave it out, or use yarn"
+            )
+
     def _weighted(self, group: Group) -> Weighted:
-        return weighted(group, self.weighting, self.advantage_std, self.responses_used, self.kl_beta)
+        config = self.config
+        return weighted(group, config.weighting, config.advantage_std, config.responses_used, config.kl_beta)
 
     def _within_memory(self, parts: list[Weighted], wide: torch.dtype) -> Tensor:
         """[len(parts), d] on the CPU. The gradient is a sum over responses, so even one group can be halved."""
@@ -168,7 +183,7 @@ class Sketcher:
         if divisible and 0 < self._too_many <= tokens:
             return None
         try:
-            return self._pass(parts, wide)
+            return self._passes(parts, wide)
         except torch.OutOfMemoryError as error:
             if not divisible:
                 raise PolicyError(
@@ -179,18 +194,43 @@ class Sketcher:
         self.say(f"out of memory with a batch of {tokens:,} padded tokens: going on with halves")
         return None
 
+    def _passes(self, parts: Sequence[Weighted], wide: torch.dtype) -> Tensor:
+        """One pass over the batch, or several where the model does not allow all of it together."""
+        if len(parts) > 1 and self.alone:
+            return torch.cat([self._passes([part], wide) for part in parts])
+        phi = torch.zeros(len(parts), self.config.dimension, dtype=wide)
+        for some in self._apart(parts):
+            there = [row for row, part in enumerate(some) if part.responses]
+            try:
+                phi[there] += self._pass([some[row] for row in there], wide)
+            except StrayTokens:
+                if len(there) == 1:
+                    raise
+                self.alone = True  # tokens fell together by chance in the probe
+                return self._passes(parts, wide)
+        return phi
+
+    def _apart(self, parts: Sequence[Weighted]) -> list[list[Weighted]]:
+        """The parts with their short responses and with their long ones, where those must not meet in a batch."""
+        edge = self.costs.boundary
+        if not edge:
+            return [list(parts)]
+        short = [part.of(lambda n: n - 1 <= edge) for part in parts]
+        kinds = [short, [part.of(lambda n: n - 1 > edge) for part in parts]]
+        return [some for some in kinds if any(part.responses for part in some)]
+
     def _pass(self, parts: Sequence[Weighted], wide: torch.dtype) -> Tensor:
         """One forward and one backward pass."""
         batch = pack(parts, self.costs.together(parts), self.device)
-        phi = torch.zeros(len(parts), self.dimension, dtype=wide, device=self.device)
+        phi = torch.zeros(len(parts), self.config.dimension, dtype=wide, device=self.device)
         target = Target(phi, batch.token_offsets, batch.target_offsets)
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
-            if self.checkpointing:
+            if self.config.checkpointing:
                 stack.enter_context(recomputing(self.model))
             stack.enter_context(self.hooks.on(target, head=self.head.shape is None))
             if self.head.shape is None:
-                self._backward_from_logits(batch, wide)
+                self._backward_from_logits(batch, target, wide)
             else:
                 self._backward_from_hidden(batch, target)
         return phi.cpu()
@@ -209,16 +249,20 @@ class Sketcher:
             kl=self._kl_term(batch),
             consume=partial(self.hooks.fold_head, target, hidden.detach()),
         )
-        torch.autograd.backward(hidden, found.hidden_gradient.to(hidden.dtype))
+        scale = headroom(found.hidden_gradient, hidden.dtype)
+        target.scale = 1.0 / scale
+        torch.autograd.backward(hidden, (found.hidden_gradient * scale).to(hidden.dtype))
 
-    def _backward_from_logits(self, batch: Batch, wide: torch.dtype) -> None:
+    def _backward_from_logits(self, batch: Batch, target: Target, wide: torch.dtype) -> None:
         """The whole model in autograd, for heads that only the model itself can run."""
         log_probabilities = whole_log_probabilities(self.model, batch, self.temperature)
         coefficients = batch.coefficients.to(wide)
         kl = self._kl_term(batch)
         if kl is not None:
             coefficients = kl.to(wide).added(coefficients, log_probabilities.detach())
-        torch.autograd.backward((log_probabilities * coefficients).sum())
+        scale = headroom(coefficients, model_dtype(self.model))
+        target.scale = 1.0 / scale
+        torch.autograd.backward((log_probabilities * (coefficients * scale)).sum())
 
     def _kl_term(self, batch: Batch) -> KLTerm | None:
         if self.reference is None:
@@ -228,6 +272,9 @@ class Sketcher:
         return KLTerm(batch.kl_weights, reference.to(self.device))
 
 
-def _check_option(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise PolicyError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
+def headroom(gradient: Tensor, dtype: torch.dtype) -> float:
+    """A power of two that lifts a gradient's largest entry to about 1 where float16 would lose the small ones."""
+    if dtype != torch.float16:
+        return 1.0
+    largest = float(gradient.abs().max()) if gradient.numel() else 0.0
+    return 2.0 ** -round(math.log2(largest)) if 0 < largest < math.inf else 1.0

@@ -1,18 +1,19 @@
 """A model in this process as the policy of an update: it is sketched where it stands, in training or not.
 
-Inside its `with` block the model is in evaluation mode and its weights are frozen; leaving it puts everything back.
+The sketcher puts it into evaluation mode with frozen weights for the length of a call and gives it back as it was.
 This module samples nothing and does not choose prompts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from learnalign.config import SketchConfig
 from learnalign.gradient import Sketcher
 from learnalign.online.pairs import Pairs
 from learnalign.scoring.rows import Integers
@@ -39,24 +40,14 @@ class LivePolicy:
     ) -> None:
         self.model, self.prompts, self.pairs = model, prompts, pairs
         self.temperature, self.dimension, self.seed = temperature, dimension, seed
-        self._before: list[tuple[Any, bool]] = []
-
-    def __enter__(self) -> Self:
-        self._training = self.model.training
-        self._before = [(weight, weight.requires_grad) for weight in self.model.parameters()]
-        self.model.eval().requires_grad_(False)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.model.train(self._training)
-        for weight, wanted in self._before:
-            weight.requires_grad_(wanted)
 
     def sketch(self, prompts: Integers) -> tuple[Integers, npt.NDArray[Any]]:
         """See `Measurer.sketch`. Raises what computing gradients raises."""
         found = self.pairs.of(prompts.tolist())
         groups = [pair.group(self.prompts[k]) for k, pair in found.items()]
-        sketcher = Sketcher(self.model, dimension=self.dimension, seed=self.seed, temperature=self.temperature)
+        sketcher = Sketcher(
+            self.model, SketchConfig(dimension=self.dimension, seed=self.seed), temperature=self.temperature
+        )
         phi = np.zeros((len(groups), self.dimension), np.float32)
         for batch in sketcher.batches(groups, BATCH_TOKENS):
             phi[batch] = sketcher.sketch([groups[i] for i in batch])

@@ -111,10 +111,8 @@ class _Updates(TrainerCallback):  # type: ignore[misc]
         model = trainer.accelerator.unwrap_model(trainer.model)
         if not self.prompts:
             self.prompts = [_encode(trainer, prompt) for prompt in self.dataset["prompt"]]
-        with LivePolicy(
-            model, self.prompts, self.pairs, temperature=trainer.temperature, dimension=self.dimension
-        ) as measurer:
-            self.selector.update(measurer)
+        policy = LivePolicy(model, self.prompts, self.pairs, temperature=trainer.temperature, dimension=self.dimension)
+        self.selector.update(policy)
         self.pairs.clear()
 
 

@@ -89,6 +89,8 @@ def sketch_rows(
         "covered_weights": coverage.covered,
         "all_weights": coverage.total,
         "not_covered": coverage.missing,
+        "not_covered_shares_of_squared_gradient": {name: float(f"{x:.3g}") for name, x in coverage.shares.items()},
+        "one_prompt_a_pass": sketcher.alone,
         "prompts_shared": not sketcher.unshared,
         "prompts_unshared_because": sketcher.unshared,
         "logits_whole_because": sketcher.head.whole,
@@ -100,18 +102,9 @@ def _sketcher(run: RunDir, progress: Progress) -> Sketcher:
     config = run.config.sketch
     return Sketcher(
         load_policy(run.policy).model,
-        dimension=config.dimension,
-        seed=config.seed,
+        config,
         temperature=run.config.rollout.temperature,
-        rank=config.rank or None,
-        weighting=config.weighting,
-        advantage_std=config.advantage_std,
-        responses_used=config.responses_used,
-        space=config.space,
-        kl_beta=config.kl_beta,
         reference=_reference(run),
-        share_prompts=config.share_prompts,
-        checkpointing=config.checkpointing,
         say=lambda text: progress.say(f"{NAME}: {text}"),
     )
 
