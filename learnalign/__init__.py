@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from learnalign.config import Config, read_config
+    from learnalign.config import Config, SketchConfig, read_config
     from learnalign.errors import LearnAlignError
     from learnalign.gradient import Group, Sketcher
     from learnalign.runs.pipeline import RunResult, run
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _ORIGIN = {
     "Config": "config",
+    "SketchConfig": "config",
     "read_config": "config",
     "LearnAlignError": "errors",
     "Group": "gradient",
@@ -48,6 +49,7 @@ __all__ = [
     "LearnAlignError",
     "RunResult",
     "Selection",
+    "SketchConfig",
     "SketchReader",
     "SketchWriter",
     "Sketcher",
