@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CSRC := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.hpp)
 SOURCES := pyproject.toml setup.py $(wildcard constraints/*.txt) $(CSRC)
 
-CORE := $(filter-out csrc/bind.cpp csrc/tests/%,$(filter %.cpp,$(CSRC)))
+CORE := $(filter-out csrc/bind/% csrc/tests/%,$(filter %.cpp,$(CSRC)))
 CORE_FLAGS := -std=c++20 -g -O1 -ffp-contract=off -fno-omit-frame-pointer -Wall -Wextra -pthread -Icsrc
 FUZZ_CXX ?= clang++
 FUZZ_SECONDS ?= 600

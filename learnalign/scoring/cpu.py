@@ -15,7 +15,7 @@ This module does not choose prompts (see `selection`) or read files (see `store`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ import numpy.typing as npt
 from learnalign import _core
 from learnalign.errors import ArrayError
 from learnalign.scoring.arrays import NO_DIRECTION, column, native, refuse_rows, sketch_array, target_array
+from learnalign.scoring.floats import ieee_floats
 from learnalign.scoring.learnability import learnability_of
 
 
@@ -37,6 +38,7 @@ class Scores(NamedTuple):
     """[N] cosine of row i with the pool's mean z, in [-1, 1]; 0 where either is zero."""
 
 
+@ieee_floats()
 def score(phi: Any, success_rate: Any, *, target: Any = None) -> npt.NDArray[np.float64]:
     """Score every row of `phi` against the mean of all rows: score_i = mean_j S_ij, exactly.
 
@@ -74,6 +76,7 @@ def score(phi: Any, success_rate: Any, *, target: Any = None) -> npt.NDArray[np.
     return Scores(*_core.score_rows([rows], learnability, None, len(rows), _zero_rows_refused(rows), 0)).score
 
 
+@ieee_floats()
 def score_against(
     shards: Sequence[npt.NDArray[Any]], learnability: npt.NDArray[np.float64], mean: npt.NDArray[np.float64]
 ) -> Scores:
@@ -87,28 +90,30 @@ def score_against(
     return Scores(*_core.score_rows(list(shards), np.ascontiguousarray(learnability, np.float64), mean, 1, False, 0))
 
 
+@ieee_floats()
 def mean_direction(shards: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
     """[d] m_T = mean of t_j / |t_j| over a target set's rows; rows of zeros, which have no direction, are left out.
 
     Raises:
         ArrayError: no row has a direction, or one is not finite.
     """
-    count = sum(int(np.count_nonzero(part.any(axis=1))) for shard in shards for part in _parts(shard))
-    if not count:
-        raise ArrayError(NO_DIRECTION)
     arrays = [shard for shard in shards if len(shard)]
     try:
-        total = _core.sum_unit_rows(arrays, np.ones(sum(map(len, arrays))), False, 0)
+        total, directed = _core.sum_unit_rows(arrays, np.ones(sum(map(len, arrays))), False, 0)
     except ArrayError as error:
         raise ArrayError(f"target: {error}") from None
-    return total / count
+    if not directed:
+        raise ArrayError(NO_DIRECTION)
+    return total / directed
 
 
+@ieee_floats()
 def sum_unit_rows(rows: npt.NDArray[Any], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """[d] sum_j w_j u_j over rows [M, d] without zeros, u the unit rows: the `total` of `score_shards`."""
-    return _core.sum_unit_rows([rows], weights, True, 0)
+    return _core.sum_unit_rows([rows], weights, True, 0)[0]
 
 
+@ieee_floats()
 def score_shards(
     shards: Sequence[npt.NDArray[Any]],
     learnability: npt.NDArray[np.float64],
@@ -166,9 +171,3 @@ def _on_accelerator(phi: Any) -> bool:
 def _zero_rows_refused(rows: npt.NDArray[Any]) -> bool:
     """int8 rows come from a store, which keeps a prompt without a gradient as a row of zeros."""
     return rows.dtype != np.int8
-
-
-def _parts(array: npt.NDArray[Any], rows: int = 2048) -> Iterator[npt.NDArray[Any]]:
-    """Consecutive parts of at most so many rows: an array may be mapped, and larger than memory."""
-    for start in range(0, len(array), rows):
-        yield array[start : start + rows]

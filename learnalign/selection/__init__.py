@@ -22,6 +22,7 @@ import numpy.typing as npt
 from learnalign.errors import ArrayError
 from learnalign.scoring import learnability_of, mean_direction, score, score_against, score_shards, sketch_array
 from learnalign.scoring.arrays import target_array
+from learnalign.scoring.floats import ieee_floats
 from learnalign.scoring.rows import Rows
 from learnalign.selection.constraints import Constraints, constraints_of
 from learnalign.selection.core import count_of, facility_location, top
@@ -59,6 +60,7 @@ class Selection(NamedTuple):
     """How it was done: the neighbor search and its measured recall, the objective reached."""
 
 
+@ieee_floats()
 def select(
     phi: Any,
     success_rate: Any,
@@ -124,6 +126,7 @@ def select(
     return Selection(picks.indices, picks.gains, prompts.score, tuple(picks.notes), picks.facts)
 
 
+@ieee_floats()
 def pick(prompts: Prompts, n: int, strategy: str, constraints: Constraints) -> Picks:
     """The picks of a strategy, with notes on what fell short. Raises `ArrayError` for an unknown strategy."""
     if strategy not in STRATEGIES:
