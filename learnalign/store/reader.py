@@ -28,6 +28,9 @@ HEADER_BYTES = 4096
 """Length of a shard's .npy header: rows begin on a page."""
 INDEX_HEADER_BYTES = 64
 NO_FILE = -1
+UNCLOSED = "no valid closing record: whoever resumes the store adds one"
+PATIENCE = 1.0
+"""Seconds for which a shard without one may be a writer's that is just closing it."""
 TRIES, WAIT = 5, 0.01
 """How often a shard is looked at that a writer changes meanwhile, and the seconds between."""
 
@@ -213,11 +216,23 @@ class SketchReader:
             found = list(self._problems(shard))
             if not found:
                 return []
-            again = _open_shard(shard.index_path, self._description, shard.first_row)
-            if again.state == shard.state:
+            closing = [damage.reason for damage in found] == [UNCLOSED]
+            changed = self._changed(shard, PATIENCE if closing else 0.0)
+            if changed is None:
                 return found
-            shard = again
+            shard = changed
         return found
+
+    def _changed(self, shard: _OpenShard, seconds: float) -> _OpenShard | None:
+        """The shard as it is now, if a writer was or within so many seconds is at work on it."""
+        deadline = time.monotonic() + seconds
+        while True:
+            again = _open_shard(shard.index_path, self._description, shard.first_row)
+            if again.state != shard.state:
+                return again
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(WAIT)
 
     def _problems(self, shard: _OpenShard) -> Iterator[Damage]:
         index = shard.index_path.name
@@ -230,7 +245,7 @@ class SketchReader:
                 reason = "not the sum of these rows, so that it is not used: whoever resumes the store writes it again"
                 found.append(Damage(index, shard.sum_path.name, reason))
             if shard.named_final and not shard.core.closed and not found:
-                found.append(Damage(index, index, "no valid closing record: whoever resumes the store adds one"))
+                found.append(Damage(index, index, UNCLOSED))
         yield from found
 
     def _data_problems(self, shard: _OpenShard, file: BinaryIO) -> Iterator[Damage]:
