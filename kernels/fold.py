@@ -75,7 +75,8 @@ def fold_reference(
     band = max(1, BAND_ENTRIES // max(1, segments * columns * TILE)) * TILE
     for first in range(0, delta.shape[1], band):
         part = delta[:, first : first + band].to(phi.dtype)
-        gradient = torch.stack([part[a:b].T @ x[a:b] for a, b in pairwise(offsets)])
+        products = [part[a:b].T @ x[a:b] for a, b in pairwise(offsets)]
+        gradient = torch.stack(products) if products else phi.new_empty(0, part.shape[1], columns)
         fold_matrices(phi, gradient, layer=layer, seed=seed, first_row=first_row + first)
 
 

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from learnalign import _core
 from learnalign.errors import ArrayError
-from learnalign.scoring.arrays import NO_DIRECTION, column, native, refuse_rows, sketch_array, target_array
+from learnalign.scoring.arrays import NO_DIRECTION, as_numpy, column, native, refuse_rows, sketch_array, target_array
 from learnalign.scoring.floats import ieee_floats
 from learnalign.scoring.learnability import learnability_of
 
@@ -143,7 +143,7 @@ def score_shards(
         ArrayError: wrong shape or dtype, a value that is not finite, or pool_size < rows. A zero row is no
             error here: it is how a store keeps a prompt whose gradient was zero or excluded, and scores 0.
     """
-    arrays = [native(np.asarray(shard), f"shard {number}") for number, shard in enumerate(shards)]
+    arrays = [native(as_numpy(shard, f"shard {number}"), f"shard {number}") for number, shard in enumerate(shards)]
     for number, array in enumerate(arrays):
         if array.ndim != 2:
             raise ArrayError(f"shard {number} must have shape [rows, d], found {list(array.shape)}")

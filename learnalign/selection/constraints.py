@@ -6,8 +6,10 @@ allow, so that of two near-duplicates the one that the strategy prefers stays. T
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -58,6 +60,14 @@ def constraints_of(
     numbers: dict[str, int] = {}
     codes = np.fromiter((numbers.setdefault(str(name), len(numbers)) for name in group), np.int64, rows)
     return Constraints(codes, np.full(len(numbers), quota, np.int64), duplicate_cosine)
+
+
+def quota_of(share: float, n: int) -> int:
+    """The most picks of a group that may have this share of n, rounded up. The share is the decimal that it reads as.
+
+    As a float 0.07 is a little more than 7 of 100.
+    """
+    return math.ceil(Fraction(str(float(share))) * n)
 
 
 class Admission:

@@ -40,7 +40,7 @@ GPU_BYTES = 1 << 30
 FEWEST_PROBES = 4
 QUERIES = 2048
 """Rows searched together; bounds what a block holds."""
-PAIR_RATE = 4e9
+PAIR_RATE = 1e9
 """Numbers a second of stored rows that are multiplied to rank again what a search found; a constant as `RATE` is."""
 SAMPLED = 256
 """Rows on which recall is measured."""
