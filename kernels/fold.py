@@ -71,12 +71,13 @@ def fold_reference(
 ) -> None:
     """`fold_segments` in plain torch on any device; W_s is made in bands of at most `BAND_ENTRIES` numbers."""
     segments, columns = phi.shape[0], x.shape[1]
+    if segments == 0:
+        return
     x = x.to(phi.dtype)
     band = max(1, BAND_ENTRIES // max(1, segments * columns * TILE)) * TILE
     for first in range(0, delta.shape[1], band):
         part = delta[:, first : first + band].to(phi.dtype)
-        products = [part[a:b].T @ x[a:b] for a, b in pairwise(offsets)]
-        gradient = torch.stack(products) if products else phi.new_empty(0, part.shape[1], columns)
+        gradient = torch.stack([part[a:b].T @ x[a:b] for a, b in pairwise(offsets)])
         fold_matrices(phi, gradient, layer=layer, seed=seed, first_row=first_row + first)
 
 

@@ -72,8 +72,7 @@ py::tuple score_rows_of(const std::vector<py::array>& shards, const Doubles& lea
     const RowSource source = source_of(shards);
     const int64_t rows = rows_of(source);
     const double* v = column(learnability, rows, "learnability");
-    const double* known =
-        total && !shards.empty() ? column(*total, source.dimension, "total") : nullptr;
+    const double* known = total && !shards.empty() ? column(*total, source.dimension, "total") : nullptr;
     Doubles score(rows), alignment(rows);
     double *score_data = score.mutable_data(), *alignment_data = alignment.mutable_data();
     {
