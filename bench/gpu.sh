@@ -23,7 +23,7 @@ build() {
     suffix=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
     includes=$("$PYTHON" -c 'import pybind11, sysconfig; print("-I" + pybind11.get_include(), "-I" + sysconfig.get_path("include"))')
     local compiling=()
-    for source in csrc/bind.cpp csrc/[!t]*/*.cpp; do
+    for source in csrc/[!t]*/*.cpp; do
         # shellcheck disable=SC2086
         "${CXX:-c++}" -O3 -std=c++20 -fPIC -ffp-contract=off -pthread -Icsrc $includes -c "$source" \
             -o "$site/$(basename "$source").o" &

@@ -186,7 +186,7 @@ def compare(
 ) -> dict[str, float | str]:
     """F over every prompt of score > 0, as a share of what exact greedy reaches on all their similarities."""
     positive = np.flatnonzero(prompts.score > 0)
-    z = prompts.rows.unit(positive)[0] * prompts.learnability[positive, None].astype(np.float32)
+    z = prompts.rows.unit(positive) * prompts.learnability[positive, None].astype(np.float32)
     similar = np.maximum(z @ z.T, 0.0)
     place = {row: k for k, row in enumerate(positive.tolist())}
 

@@ -71,6 +71,8 @@ def fold_reference(
 ) -> None:
     """`fold_segments` in plain torch on any device; W_s is made in bands of at most `BAND_ENTRIES` numbers."""
     segments, columns = phi.shape[0], x.shape[1]
+    if segments == 0:
+        return
     x = x.to(phi.dtype)
     band = max(1, BAND_ENTRIES // max(1, segments * columns * TILE)) * TILE
     for first in range(0, delta.shape[1], band):

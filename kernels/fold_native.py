@@ -27,7 +27,7 @@ def fold_native(
     """
     rows, columns = delta.shape[1], x.shape[1]
     height = max(1, BAND_ENTRIES // max(1, columns * TILE)) * TILE
-    band = torch.empty(1, min(rows, height), columns)
+    band = torch.empty(1, min(rows, height), columns, dtype=torch.float32, device="cpu")
     sums = phi.detach().numpy()
     for segment, (begin, end) in enumerate(pairwise(offsets)):
         if begin == end:

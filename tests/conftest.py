@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,15 @@ def data_dir() -> Path:
         found = f"{given} is no directory" if given else "it is not set"
         pytest.skip(f"needs the data sets (GSM8K, MATH, verl files) in the folder LEARNALIGN_DATA; {found}")
     return Path(given)
+
+
+@pytest.fixture(scope="session")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment in which `FAULT` has system calls fail (tests/faults.c)."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None or not Path("/proc/self/fd").exists():
+        pytest.skip("needs Linux and a C compiler, to have system calls fail")
+    library = tmp_path_factory.mktemp("faults") / "faults.so"
+    source = Path(__file__).with_name("faults.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"], check=True)
+    return {"LD_PRELOAD": str(library)}

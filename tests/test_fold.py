@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from learnalign.kernels.fold import TILE_ENTRIES, fold_matrices, fold_segments
+from learnalign.kernels.fold import TILE_ENTRIES, fold_matrices, fold_reference, fold_segments
 from learnalign.kernels.signs import TILE, bucket_masks, philox, signs
 
 SEED, LAYER = 0x1234_5678_9ABC, 77
@@ -153,3 +153,27 @@ def test_one_tile_has_every_bucket_equally_often() -> None:
     ones = signs(SEED, LAYER, torch.arange(128), 128).double()[None]
     fold_matrices(phi, ones, layer=LAYER, seed=SEED)  # the signs cancel themselves: counts remain
     assert torch.equal(phi, torch.full_like(phi, TILE_ENTRIES / 8192))
+
+
+def test_the_process_may_have_other_defaults() -> None:
+    """torch.set_default_dtype and set_default_device are the caller's business."""
+    delta, x = torch.randn(6, 130, generator=torch.Generator().manual_seed(1)), torch.ones(6, 200)
+    expected = torch.zeros(2, 256)
+    fold_segments(expected, delta, x, [0, 2, 6], layer=3, seed=4)
+    for change, back in [
+        (lambda: torch.set_default_dtype(torch.float64), lambda: torch.set_default_dtype(torch.float32)),
+        (lambda: torch.set_default_dtype(torch.bfloat16), lambda: torch.set_default_dtype(torch.float32)),
+        (lambda: torch.set_default_device("meta"), lambda: torch.set_default_device(None)),
+    ]:
+        found = torch.zeros(2, 256)
+        change()
+        try:
+            fold_segments(found, delta, x, [0, 2, 6], layer=3, seed=4)
+        finally:
+            back()
+        assert torch.equal(found, expected)
+
+
+def test_no_segment_is_no_error() -> None:
+    for fold in (fold_segments, fold_reference):
+        fold(torch.zeros(0, 128), torch.ones(0, 130), torch.ones(0, 20), [0], layer=0, seed=1)

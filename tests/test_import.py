@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from learnalign.config import Config, PolicyConfig, PoolConfig, RewardConfig, Ro
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
 from learnalign.errors import LogError, PoolError, RewardError, RunError
-from learnalign.logs.importing import import_rollouts
-from learnalign.logs.reader import read_logs
+from learnalign.logs.importing import import_rollouts, response_tokens, responses_tokens
+from learnalign.logs.reader import Logged, read_logs
 from learnalign.policy import Policy, load_policy
 from learnalign.pool.history import read_histories
 from learnalign.progress import Progress
@@ -346,3 +347,36 @@ def test_histories_in_columns(tmp_path: Path) -> None:
     ):
         with pytest.raises(PoolError, match=message):
             read_histories(write_lines(tmp_path / "b.jsonl", rows))
+
+
+def test_texts_are_encoded_together_as_they_are_alone(policy: Policy) -> None:
+    """Also beside responses that come as token ids, and where there are none; in one call of the tokenizer."""
+
+    class Counted:
+        def __init__(self) -> None:
+            self.calls = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(policy.tokenizer, name)
+
+        def __call__(self, *arguments: Any, **options: Any) -> Any:
+            self.calls += 1
+            return policy.tokenizer(*arguments, **options)
+
+    counted = Counted()
+    renderer = replace(policy, tokenizer=counted)
+    ids = np.array([5, 6], np.int32)
+    blank = Logged("2 + 2", "problem", None, "", None, 1.0, True, "", "4", -1)
+    texts = ["one", "", "2 + 2 = 4", *(f"response {i}" for i in range(200))]
+    logged = [blank._replace(response=text) for text in texts]
+    logged.insert(1, blank._replace(response=None, tokens=ids))
+    found = responses_tokens(logged, renderer)
+    assert counted.calls == 1
+    assert found[1] is ids
+    for one, tokens in zip(logged, found, strict=True):
+        assert tokens.tolist() == response_tokens(one, policy).tolist()
+        assert one.tokens is not None or tokens[-1] in policy.eos_ids
+    counted.calls = 0
+    assert responses_tokens([], renderer) == []
+    assert responses_tokens([logged[1]], renderer)[0] is ids
+    assert counted.calls == 0

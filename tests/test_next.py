@@ -119,7 +119,7 @@ def test_sketches_are_of_a_pair_of_logged_responses(config: Config, twice: Path)
     expected = Sketcher(policy.model, SketchConfig(dimension=1024), temperature=config.rollout.temperature).sketch(
         [group]
     )[0]
-    found = Rows(reader.shards).unit(np.arange(1))[0][0]
+    found = Rows(reader.shards).unit(np.arange(1))[0]
     assert float(found @ expected) / np.linalg.norm(expected) > 0.999  # stored in one byte a number
 
 

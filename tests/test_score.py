@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from learnalign import _core
 from learnalign.errors import ArrayError, ConfigError
 from learnalign.scoring import score, score_shards
+from learnalign.selection import select
 
 SIMD = ["portable", "avx2"] if _core.simd() == "avx2" else ["portable"]
 SHAPES = [(1, 1), (1, 64), (2, 15), (3, 16), (7, 17), (100, 37), (255, 128), (256, 31), (257, 8), (2100, 65)]
@@ -131,6 +132,29 @@ def test_lengths_of_half_rows_are_exact(
     found = score_shards([half], np.full(8, 0.25), pool_size=8, total=picked).alignment
     exact = [math.sqrt(sum(Fraction(x) ** 2 for x in row)) for row in half.astype(float).tolist()]
     np.testing.assert_allclose(found, float(np.float16(scale)) / np.array(exact), rtol=2.0**-40)
+
+
+@pytest.mark.parametrize(("dimension", "rounding"), [(1024, 2e-11), (8192, 2e-11), (65536, 1e-9)])
+def test_lengths_of_half_rows_of_many_orders_of_magnitude(dimension: int, rounding: float) -> None:
+    """What the module's docstring says of them; against sums in extended precision."""
+    picked = np.zeros(dimension)
+    picked[-1] = 1.0
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        normal = rng.standard_normal((8, dimension))
+        spike = normal * 1e-3
+        spike[:, dimension // 2] = 300.0
+        for rows in (
+            normal * 2.0 ** rng.uniform(-20, 8, normal.shape),
+            rng.standard_t(0.7, normal.shape),
+            normal,
+            spike,
+        ):
+            half = np.clip(rows, -65504, 65504).astype(np.float16)
+            half[:, -1] = 1000.0
+            found = score_shards([half], np.full(8, 0.25), pool_size=8, total=picked).alignment
+            length = np.sqrt((half.astype(np.longdouble) ** 2).sum(axis=1))
+            assert np.abs(found * length / 1000.0 - 1.0).max() < rounding
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float16", "float32", "float64"])
@@ -388,6 +412,20 @@ def test_tensors_are_taken_without_importing_torch() -> None:
     assert np.array_equal(score(half, success_rate), score(phi.astype(np.float16), success_rate))
     with pytest.raises(ArrayError, match=r"bfloat16.*pass phi\.float\(\)"):
         score(torch.tensor(phi, dtype=torch.bfloat16), success_rate)
+    for tensor, line in [
+        (torch.tensor(phi).to_sparse(), r"phi is a sparse_coo tensor: pass phi\.to_dense\(\)"),
+        (torch.tensor(phi).to(torch.float8_e4m3fn), r"phi is float8_e4m3fn, which NumPy does not have"),
+        (np.ma.masked_less(phi, 0), r"phi is a masked array: pass phi\.filled"),
+    ]:
+        with pytest.raises(ArrayError, match=line):
+            score(tensor, success_rate)
+        with pytest.raises(ArrayError, match=line.replace("phi", "target")):
+            score(phi, success_rate, target=tensor)
+    rate = torch.tensor(success_rate, requires_grad=True)
+    assert np.array_equal(score(phi, rate), expected)
+    assert select(phi, rate, 3, response_length=rate, strategy="length").indices.max() < 40
+    with pytest.raises(ArrayError, match=r"success_rate is a masked array"):
+        score(phi, np.ma.masked_less(success_rate, 0.5))
     with pytest.raises(ArrayError, match=r"must be on the CPU, found it on meta"):
         score(torch.empty(3, 3, device="meta"), success_rate)
     code = (

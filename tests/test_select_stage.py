@@ -27,7 +27,7 @@ from learnalign.config import (
 )
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
-from learnalign.errors import CostlyProductsError, PoolError
+from learnalign.errors import ArrayError, CostlyProductsError, PoolError
 from learnalign.pool.values import column_values
 from learnalign.report import render
 from learnalign.runs import pipeline
@@ -202,3 +202,45 @@ def test_a_history_that_names_other_prompts_is_refused(run: Path, tmp_path: Path
     assert result.exit_code == 2
     result = CliRunner().invoke(app, ["run", str(run), "--strategy", "best"])
     assert result.exit_code == 2
+
+
+@pytest.fixture(scope="module")
+def unsolved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run in which no response is right: nothing is learnable, and no prompt has a sketch."""
+    folder = tmp_path_factory.mktemp("unsolved")
+    pool = write_pool(folder / "pool.jsonl", 6, seed=3)
+    rows = [{**json.loads(line), "answer": "never said"} for line in pool.open()]
+    pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "history.json").write_text(json.dumps({row["id"]: [0.0, k / 6] for k, row in enumerate(rows)}))
+    config = Config(
+        pool=PoolConfig(path=str(pool)),
+        policy=PolicyConfig(model=str(POLICY)),
+        rollout=RolloutConfig(max_new_tokens=4),
+        reward=RewardConfig(verifier="exact"),
+        sketch=SketchConfig(dimension=1024, dtype="int8"),
+        select=SelectConfig(n=3),
+    )
+    return pipeline.run(config, folder / "run").directory
+
+
+@pytest.mark.parametrize("strategy", choices("select.strategy"))
+@pytest.mark.parametrize("limits", [{}, {"quota_share": 0.5, "quota_column": "family"}, {"duplicate_cosine": 0.9}])
+def test_every_strategy_where_nothing_is_learnable(
+    unsolved: Path, tmp_path: Path, strategy: str, limits: dict[str, Any]
+) -> None:
+    run = Path(shutil.copytree(unsolved, tmp_path / "run"))
+    history = str(unsolved.parent / "history.json")
+    lines = select_again(run, strategy=strategy, history=history, **limits)
+    assert 1 <= len(lines) <= 3
+    assert all(line["learnalign_score"] == 0.0 for line in lines)
+    assert any("only 0 prompts are learnable" in note for note in open_run(run).record("select")["notes"])
+
+
+def test_a_target_where_nothing_is_learnable(unsolved: Path, finished: Path, tmp_path: Path) -> None:
+    """Of the pool: its scores are 0. Of the target: there is no direction, and the message says what to do."""
+    run = Path(shutil.copytree(unsolved, tmp_path / "run"))
+    lines = select_again(run, strategy="alignment", target=str(finished.parent / "pool.jsonl"))
+    assert [line["learnalign_score"] for line in lines] == [0.0] * 3
+    run = Path(shutil.copytree(finished, tmp_path / "other"))
+    with pytest.raises(ArrayError, match="no prompt of the target set has a gradient"):
+        select_again(run, target=str(unsolved.parent / "pool.jsonl"))

@@ -112,7 +112,7 @@ def test_threads_append_whole_blocks(tmp_path: Path) -> None:
 
     def work(part: list[Batch]) -> None:
         for batch in part:
-            core.append(*batch)
+            core.append(*batch, _core.Receipt())
 
     threads = [threading.Thread(target=work, args=(batches[start::4],)) for start in range(4)]
     for thread in threads:

@@ -1,4 +1,4 @@
-// One idea: every error the native core raises on purpose. bind.cpp maps each kind to a class of
+// One idea: every error the native core raises on purpose. bind/interpreter.cpp maps each kind to a class of
 // learnalign/errors.py.
 #pragma once
 

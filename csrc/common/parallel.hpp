@@ -12,8 +12,12 @@
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
+
+#include "common/cores.hpp"
+#include "common/floats.hpp"
 
 namespace learnalign {
 
@@ -23,13 +27,14 @@ constexpr auto poll_interval = std::chrono::milliseconds(50);
 
 // 0 means every core this process may use.
 inline int thread_count(int asked, int64_t blocks) {
-    const int64_t wanted = asked > 0 ? asked : std::max(1u, std::thread::hardware_concurrency());
+    const int64_t wanted = asked > 0 ? asked : usable_cores();
     return static_cast<int>(std::max<int64_t>(1, std::min(wanted, blocks)));
 }
 
 // Runs body(block) once for every block in [0, blocks). Blocks are handed out in ascending order. The first
 // exception of a body or of the poll stops the others and is rethrown once all threads have ended.
-// `stop` is set when that happens, so that a body which waits for another one can give up.
+// `stop` is set when that happens, so that a body which waits for another one can give up. Where the system
+// refuses a thread, the work is done by those there are, if need be by the calling one.
 template <class Body>
 void parallel_blocks(int64_t blocks, int threads, const Poll& poll, std::atomic<bool>& stop, Body body) {
     std::atomic<int64_t> next{0};
@@ -38,14 +43,21 @@ void parallel_blocks(int64_t blocks, int threads, const Poll& poll, std::atomic<
     int running = 0;
     std::exception_ptr failure;
 
-    auto work = [&] {
+    const auto note_failure = [&] {
+        const std::lock_guard lock(mutex);
+        if (!failure) failure = std::current_exception();
+        stop = true;
+    };
+    const auto work = [&](auto between) {
+        const IeeeFloats ieee;
         try {
-            for (int64_t block; !stop && (block = next.fetch_add(1)) < blocks;) body(block);
+            for (int64_t block; !stop && (block = next.fetch_add(1)) < blocks; between()) body(block);
         } catch (...) {
-            const std::lock_guard lock(mutex);
-            if (!failure) failure = std::current_exception();
-            stop = true;
+            note_failure();
         }
+    };
+    const auto work_aside = [&] {
+        work([] {});
         const std::lock_guard lock(mutex);
         --running;
         finished.notify_all();
@@ -53,24 +65,29 @@ void parallel_blocks(int64_t blocks, int threads, const Poll& poll, std::atomic<
 
     std::vector<std::thread> pool;
     pool.reserve(static_cast<size_t>(threads));
-    try {
-        for (int t = 0; t < threads; ++t) {
-            {
-                const std::lock_guard lock(mutex);
-                ++running;
-            }
-            pool.emplace_back(work);
+    for (int t = 0; t < threads; ++t) {
+        {
+            const std::lock_guard lock(mutex);
+            ++running;
         }
+        try {
+            pool.emplace_back(work_aside);
+        } catch (const std::system_error&) {
+            const std::lock_guard lock(mutex);
+            --running;
+            break;
+        }
+    }
+    if (pool.empty()) work(poll);
+    try {
         std::unique_lock lock(mutex);
         while (!finished.wait_for(lock, poll_interval, [&] { return running == 0; })) {
             lock.unlock();
             poll();
             lock.lock();
         }
-    } catch (...) {  // Ctrl-C, or the system refused a thread
-        const std::lock_guard lock(mutex);
-        if (!failure) failure = std::current_exception();
-        stop = true;
+    } catch (...) {  // Ctrl-C
+        note_failure();
     }
     for (auto& thread : pool) thread.join();
     if (failure) std::rethrow_exception(failure);

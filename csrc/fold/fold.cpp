@@ -6,6 +6,7 @@
 #include <string>
 
 #include "common/error.hpp"
+#include "common/floats.hpp"
 
 namespace learnalign {
 namespace {
@@ -113,6 +114,7 @@ PhiloxWords philox(const PhiloxWords& counter, uint64_t key) {
 
 void fold_band(const Band& band, FoldKey key, int64_t dimension, int threads, const Poll& poll, Simd path,
                float* phi) {
+    const IeeeFloats ieee;
     check(band, dimension);
     AddRows add = add_rows_portable;
 #if defined(__x86_64__)

@@ -9,31 +9,13 @@
 
 #include "common/cpu.hpp"
 #include "common/error.hpp"
+#include "common/floats.hpp"
+#include "score/cursor.hpp"
 #include "score/rowmath.hpp"
 #include "score/unitsum.hpp"
 
 namespace learnalign {
 namespace {
-
-// Finds a row by its global number, so that blocks run across shards.
-class RowCursor {
-  public:
-    explicit RowCursor(const RowSource& source)
-        : source_(source), row_bytes_(static_cast<size_t>(source.dimension) * item_bytes(source.dtype)) {}
-
-    const void* at(int64_t row) {
-        while (row < first_) first_ -= source_.shards[--shard_].rows;
-        while (row >= first_ + source_.shards[shard_].rows) first_ += source_.shards[shard_++].rows;
-        const auto* base = static_cast<const uint8_t*>(source_.shards[shard_].data);
-        return base + static_cast<size_t>(row - first_) * row_bytes_;
-    }
-
-  private:
-    const RowSource& source_;
-    size_t row_bytes_;
-    size_t shard_ = 0;
-    int64_t first_ = 0;
-};
 
 // The row itself, or its rescaled copy.
 const void* usable(const void* row, int64_t d, int exponent, std::vector<double>& scratch) {
@@ -150,29 +132,34 @@ struct Result {
     }
 };
 
-// First pass: sum_j V_j u_j, and every row's length where there is room for it.
-std::vector<double> sum_rows(const Job& job, const Result* lengths) {
+// First pass: sum_j V_j u_j over rows that have a direction and V > 0, and every row's length where there is
+// room for it.
+UnitSum sum_rows(const Job& job, const Result* lengths) {
     const int64_t d = job.source.dimension;
     // V times a power of two, so that no weight comes near the ends of the range of float64.
     const double largest = *std::max_element(job.learnability, job.learnability + job.rows);
     const int exponent = largest > 0.0 ? std::max(std::ilogb(largest) + 10, -1000) : 0;
     const double scale = std::ldexp(1.0, -exponent);
     std::atomic<bool> stop{false};
+    std::atomic<int64_t> summed{0};
     OrderedSum total(d, job.threads, stop);
     parallel_blocks(job.blocks(), job.threads, job.poll, stop, [&](int64_t block) {
         RowCursor cursor(job.source);
         BlockSum part(job.format);
+        int64_t counted = 0;
         for (int64_t i = block * block_rows; i < job.end_of(block); ++i) {
             const RowLength length = part.add(cursor.at(i), job.learnability[i] * scale);
             job.bad.look_at(i, length.state);
+            if (length.state == RowState::good && job.learnability[i] > 0.0) ++counted;
             if (lengths != nullptr) lengths->keep(i, length);
         }
+        summed += counted;
         total.add(block, part.take());
     });
     job.bad.refuse();
     std::vector<double> sum = total.take();
     for (double& s : sum) s = std::ldexp(s, exponent);
-    return sum;
+    return {std::move(sum), summed};
 }
 
 // The mean, times the power of two that brings its largest entry below 1.
@@ -267,22 +254,24 @@ Job job_of(const RowSource& source, const double* learnability, int threads, con
 
 }  // namespace
 
-std::vector<double> sum_unit_rows(const RowSource& source, const double* learnability, ZeroRows zero_rows,
-                                  int threads, const Poll& poll) {
+UnitSum sum_unit_rows(const RowSource& source, const double* learnability, ZeroRows zero_rows, int threads,
+                      const Poll& poll) {
+    const IeeeFloats ieee;
     BadRows bad(learnability, zero_rows);
     const Job job = job_of(source, learnability, threads, poll, bad);
-    if (job.rows == 0) return std::vector<double>(static_cast<size_t>(source.dimension), 0.0);
+    if (job.rows == 0) return {std::vector<double>(static_cast<size_t>(source.dimension), 0.0), 0};
     return sum_rows(job, nullptr);
 }
 
 void score_rows(const RowSource& source, const double* learnability, const double* total, int64_t pool,
                 ZeroRows zero_rows, int threads, const Poll& poll, double* score, double* alignment) {
+    const IeeeFloats ieee;
     BadRows bad(learnability, zero_rows);
     const Job job = job_of(source, learnability, threads, poll, bad);
     if (job.rows == 0) return;
     const Result result{score, alignment};
     std::vector<double> summed;
-    if (total == nullptr) summed = sum_rows(job, &result);
+    if (total == nullptr) summed = sum_rows(job, &result).total;
     const Mean mean(total == nullptr ? summed.data() : total, source.dimension, pool, source.dtype);
     DotPass(job, total == nullptr, mean, result).run();
     bad.refuse();

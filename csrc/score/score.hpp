@@ -31,10 +31,14 @@ struct RowSource {
 // row).
 enum class ZeroRows { refused, scored };
 
-// sum_j V_j u_j, float64 [dimension]; one pass. Throws Error(array) naming the first rows that are
-// non-finite, or zero where that is refused.
-std::vector<double> sum_unit_rows(const RowSource& source, const double* learnability, ZeroRows zero_rows,
-                                  int threads, const Poll& poll);
+struct UnitSum {
+    std::vector<double> total;  // sum_j V_j u_j [dimension]
+    int64_t rows;               // with V > 0 and a direction: those that are in it
+};
+
+// One pass. Throws Error(array) naming the first rows that are non-finite, or zero where that is refused.
+UnitSum sum_unit_rows(const RowSource& source, const double* learnability, ZeroRows zero_rows, int threads,
+                      const Poll& poll);
 
 // `learnability`, `score` and `alignment` hold one number a row. `total`: sum_j V_j u_j [dimension] where it
 // is known, of these rows or of others; nullptr: it is summed first. `pool`: the number of rows that m is the

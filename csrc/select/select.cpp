@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "common/error.hpp"
+#include "common/floats.hpp"
 
 namespace learnalign {
 namespace {
@@ -152,6 +153,7 @@ class Coverage {
 }  // namespace
 
 std::vector<int64_t> top(const double* score, const double* learnability, int64_t rows, int64_t n) {
+    const IeeeFloats ieee;
     if (n < 0 || n > rows) {
         throw Error(ErrorKind::array, "n must lie between 0 and " + std::to_string(rows) +
                                           " (the rows), found " + std::to_string(n));
@@ -177,6 +179,7 @@ std::vector<int64_t> top(const double* score, const double* learnability, int64_
 }
 
 Picks facility_location(const Similarities& similar, int64_t n, const Poll& poll) {
+    const IeeeFloats ieee;
     if (n < 0 || n > similar.candidates) {
         throw Error(ErrorKind::array, "n must lie between 0 and " + std::to_string(similar.candidates) +
                                           " (the candidates), found " + std::to_string(n));

@@ -13,27 +13,34 @@ class File {
     File() = default;
     File(int descriptor, std::string path) : descriptor_(descriptor), path_(std::move(path)) {}
     File(File&& other) noexcept
-        : descriptor_(std::exchange(other.descriptor_, -1)), path_(std::move(other.path_)) {}
+        : descriptor_(std::exchange(other.descriptor_, -1)),
+          locked_(std::exchange(other.locked_, false)),
+          path_(std::move(other.path_)) {}
     File& operator=(File&& other) noexcept;
     ~File() { close(); }
 
     static File open(const std::string& path, int flags);
-    // Another descriptor of the same open file: it shares the lock, which lasts until both are closed.
+    // Another descriptor of the same open file.
     static File duplicate(int descriptor, const std::string& path);
 
     bool is_open() const { return descriptor_ >= 0; }
     const std::string& path() const { return path_; }
     uint64_t size() const;
-    void read_at(uint64_t offset, void* bytes, size_t size) const;  // all of it, or Error(store)
+    void read_at(uint64_t offset, void* bytes, size_t size) const;      // all of it, or Error(store)
+    size_t read_some(uint64_t offset, void* bytes, size_t size) const;  // less where the file ends before
     void write_at(uint64_t offset, const void* bytes, size_t size) const;
     void truncate(uint64_t size) const;
-    void lock() const;  // exclusively, at once, or Error(store)
+    // Exclusively, at once, or Error(store). The lock ends when the file is closed, whatever children were
+    // forked meanwhile: their copies of the descriptor are closed as they are born.
+    void lock();
+    void take_lock();   // of the same open file, which another descriptor has locked
     void sync() const;  // fdatasync: the bytes and the length
     void close() noexcept;
     void moved_to(const std::string& path) { path_ = path; }
 
   private:
     int descriptor_ = -1;
+    bool locked_ = false;
     std::string path_;
 };
 

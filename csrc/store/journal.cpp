@@ -343,7 +343,10 @@ ShardIndex read_index(const File& file, const ShardShape& expected) {
         return index;
     }
     std::string bytes(index.file_bytes, '\0');
-    file.read_at(0, bytes.data(), bytes.size());
+    // A writer that resumes the shard may cut the file meanwhile: what is left says what counts.
+    index.file_bytes = file.read_some(0, bytes.data(), bytes.size());
+    bytes.resize(index.file_bytes);
+    if (index.file_bytes < index_header_bytes) return index;
     const auto* base = reinterpret_cast<const uint8_t*>(bytes.data());
     index.header_valid = check_header(base, file.path(), expected);
     walk_records(base, bytes.size(), index);

@@ -1,12 +1,15 @@
 #include "store/store.hpp"
 
 #include <fcntl.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
+#include <system_error>
 #include <utility>
 
 #include "common/error.hpp"
+#include "common/floats.hpp"
 #include "store/crc32c.hpp"
 #include "store/encode.hpp"
 #include "store/sumfile.hpp"
@@ -28,13 +31,26 @@ std::string shard_stem(uint64_t shard) {
 
 StoreWriter::StoreWriter(std::string directory, int index_descriptor, ShardShape shape, uint64_t queue_bytes,
                          Verify verify, const Poll& poll)
-    : directory_(std::move(directory)), shape_(shape), queue_bytes_(queue_bytes) {
+    : process_(::getpid()), directory_(std::move(directory)), shape_(shape), queue_bytes_(queue_bytes) {
     index_file_ = File::duplicate(index_descriptor, directory_ + "/" + shard_stem(shape.shard) + ".index");
+    index_file_.take_lock();
     recover(verify, poll);
 }
 
 StoreWriter::~StoreWriter() {
     stop();
+}
+
+bool StoreWriter::is_ours() const noexcept {
+    return ::getpid() == process_;
+}
+
+void StoreWriter::refuse_child() const {
+    if (is_ours()) return;
+    throw Error(ErrorKind::store, directory_ + " was opened for writing by process " +
+                                      std::to_string(process_) + ", and this is its fork " +
+                                      std::to_string(::getpid()) +
+                                      ": write there, or open the store here when that one has closed it");
 }
 
 std::string StoreWriter::data_path(bool finished) const {
@@ -130,6 +146,7 @@ void StoreWriter::begin_index() {
 }
 
 uint64_t StoreWriter::committed_rows() {
+    refuse_child();
     const std::lock_guard lock(mutex_);
     return committed_rows_;
 }
@@ -181,7 +198,9 @@ uint64_t StoreWriter::place(uint64_t rows) {
 
 void StoreWriter::append(const std::vector<std::string>& ids, const double* success_rate, const float* phi,
                          const Poll& poll) {
+    refuse_child();
     if (ids.empty()) return;
+    const IeeeFloats ieee;
     Pending block = encode(ids, success_rate, phi, poll);
     const uint64_t bytes = block.bytes;
     std::unique_lock lock(mutex_);
@@ -195,19 +214,32 @@ void StoreWriter::append(const std::vector<std::string>& ids, const double* succ
     }
     refuse_if_failed();
     if (ending_) throw Error(ErrorKind::store, directory_ + " is closed: open the store again to append");
-    if (finished_) begin_writing();
+    if (finished_) begin_again();
     start_threads();
-    block.first_row = place(ids.size());
+    queue_.push_back(std::move(block));
+    queue_.back().first_row = place(ids.size());
     waiting_bytes_ += bytes;
     uncommitted_rows_ += ids.size();
-    queue_.push_back(std::move(block));
     changed_.notify_all();
+}
+
+// From here on the shard on disk is incomplete, whether this comes to its end or not: then it stays so, and
+// close() says it.
+void StoreWriter::begin_again() {
+    finished_ = false;
+    try {
+        begin_writing();
+    } catch (const std::exception& error) {
+        fail_locked(error.what());
+        throw;
+    }
 }
 
 void StoreWriter::start_threads() {
     const auto start = [this](std::thread& thread, void (StoreWriter::*work)()) {
         if (thread.joinable()) return;
         thread = std::thread([this, work] {
+            const IeeeFloats ieee;
             try {
                 (this->*work)();
             } catch (const std::exception& error) {
@@ -215,8 +247,14 @@ void StoreWriter::start_threads() {
             }
         });
     };
-    start(writing_, &StoreWriter::write_blocks);
-    start(committing_, &StoreWriter::commit_groups);
+    try {
+        start(writing_, &StoreWriter::write_blocks);
+        start(committing_, &StoreWriter::commit_groups);
+    } catch (const std::system_error& error) {
+        throw Error(ErrorKind::store, "the system refuses a thread to write " + directory_ + " with (" +
+                                          error.what() +
+                                          "): end other processes or raise the limit (ulimit -u)");
+    }
 }
 
 // A block's memory has room for another once it is written. Where the disk does not follow, the queue fills
@@ -293,6 +331,10 @@ void StoreWriter::commit(const Group& group) {
 // Nothing more is written or committed; who waits for either hears of it.
 void StoreWriter::fail(const char* reason) noexcept {
     const std::lock_guard lock(mutex_);
+    fail_locked(reason);
+}
+
+void StoreWriter::fail_locked(const char* reason) noexcept {
     if (failed_) return;
     failed_ = true;
     failure_ = reason;
@@ -311,10 +353,13 @@ void StoreWriter::wait_until_idle(const Poll& poll) {
 }
 
 void StoreWriter::flush(const Poll& poll) {
+    refuse_child();
     wait_until_idle(poll);
 }
 
 void StoreWriter::close(const Poll& poll) {
+    refuse_child();
+    const IeeeFloats ieee;
     const std::lock_guard one_at_a_time(closing_);
     if (!index_file_.is_open()) return;
     try {
@@ -401,6 +446,7 @@ void StoreWriter::clear_holes() {
 }
 
 void StoreWriter::stop() noexcept {
+    if (!is_ours()) return;
     const std::lock_guard one_at_a_time(closing_);
     release();
 }

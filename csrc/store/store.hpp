@@ -4,8 +4,11 @@
 //
 // A block is atomic: after a crash at any instant all of its rows are in the store or none is. Damaged blocks
 // are excluded when the shard is opened: their rows become a hole, which the next block that fits fills.
-// FORMAT.md says how.
+// FORMAT.md says how. A writer belongs to the process that opened it: a child of fork() has neither its
+// threads nor, perhaps, its mutexes in a usable state, and is refused.
 #pragma once
+
+#include <sys/types.h>
 
 #include <condition_variable>
 #include <cstdint>
@@ -39,10 +42,17 @@ class StoreWriter {
     StoreWriter(const StoreWriter&) = delete;
     StoreWriter& operator=(const StoreWriter&) = delete;
 
+    // False in a child of the process that opened the writer. Only this may be asked there, and the object
+    // must not be destroyed.
+    bool is_ours() const noexcept;
+    // Throws Error(store) in such a child, as do append(), flush() and close().
+    void refuse_child() const;
+
     uint64_t committed_rows();
 
-    // Encodes `phi` [rows, dimension] and queues it as one block; waits while the queue is full. The error of
-    // an earlier block surfaces here, in flush() or in close(), and nothing is written after it.
+    // Encodes `phi` [rows, dimension] and queues it as one block; waits while the queue is full. Throws if,
+    // and only if, the block was not queued. The error of an earlier block surfaces here, in flush() or in
+    // close(), and nothing is written after it.
     void append(const std::vector<std::string>& ids, const double* success_rate, const float* phi,
                 const Poll& poll);
     void flush(const Poll& poll);  // returns when every appended block is durable
@@ -69,6 +79,7 @@ class StoreWriter {
     void recover(Verify verify, const Poll& poll);
     bool is_finished() const;
     void begin_writing();
+    void begin_again();
     void begin_index();
     uint64_t place(uint64_t rows);
     Pending encode(const std::vector<std::string>& ids, const double* success_rate, const float* phi,
@@ -81,6 +92,7 @@ class StoreWriter {
     void commit_groups();
     void commit(const Group& group);
     void fail(const char* reason) noexcept;
+    void fail_locked(const char* reason) noexcept;
     void finish(const Poll& poll);
     std::string sum_again(const Poll& poll) const;
     void write_sum(const std::string& bytes) const;
@@ -89,6 +101,7 @@ class StoreWriter {
     void release() noexcept;
     void refuse_if_failed() const;
 
+    const pid_t process_;
     const std::string directory_;
     const ShardShape shape_;
     const uint64_t queue_bytes_;

@@ -4,8 +4,14 @@
 //   core_test DIRECTORY        an empty one, on a real disk
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
 
 #include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <numeric>
@@ -16,6 +22,7 @@
 
 #include "common/error.hpp"
 #include "fold/fold.hpp"
+#include "score/pairs.hpp"
 #include "score/score.hpp"
 #include "select/select.hpp"
 #include "store/store.hpp"
@@ -127,11 +134,48 @@ void test_damage_is_set_aside(const std::string& directory, const ShardShape& sh
             "a repaired store ends with the bytes of an undamaged one");
 }
 
+// A child of a fork while both threads of the writer are at work: it is refused and waits for nothing, its
+// copy of the lock ends with its birth, and the parent goes on. (The thread sanitizer allows no such forks.)
+void test_fork(const std::string& directory, const ShardShape& shape) {
+#if !defined(__SANITIZE_THREAD__)
+    StoreWriter writer = open_writer(directory, shape, Verify::recent);
+    for (int block = 0; block < 10; ++block) {
+        append(writer, block);
+        const pid_t child = ::fork();
+        if (child == 0) {
+            try {
+                append(writer, 100 + block);
+            } catch (const Error&) {
+                writer.stop();
+                ::_exit(writer.is_ours() ? 1 : 0);
+            }
+            ::_exit(2);
+        }
+        int status = 0;
+        require(::waitpid(child, &status, 0) == child && status == 0, "a child is refused");
+    }
+    const pid_t child = ::fork();
+    if (child == 0) {
+        ::pause();
+        ::_exit(0);
+    }
+    writer.close(no_poll);
+    File::open(index_path(directory), O_RDWR).lock();
+    ::kill(child, SIGKILL);
+    ::waitpid(child, nullptr, 0);
+    const ShardIndex index = read_index(File::open(index_path(directory), O_RDONLY), shape);
+    require(index.closed && index.rows() == 10 * rows, "forks change nothing for the parent");
+#else
+    (void)directory;
+    (void)shape;
+#endif
+}
+
 void test_store(const std::string& directory) {
     int number = 0;
     for (const Dtype dtype : {Dtype::float16, Dtype::int8, Dtype::float32}) {
         const ShardShape shape{0, dimension, dtype, 7};
-        for (const auto test : {test_threads_append, test_damage_is_set_aside}) {
+        for (const auto test : {test_threads_append, test_damage_is_set_aside, test_fork}) {
             const std::string folder = directory + "/" + std::to_string(number++);
             require(::mkdir(folder.c_str(), 0777) == 0, "an empty directory is given");
             test(folder, shape);
@@ -140,6 +184,22 @@ void test_store(const std::string& directory) {
 }
 
 // --- scorer, ranking, greedy, fold
+
+// What `run` gives in a process that takes subnormal numbers for zeros.
+template <class Run>
+auto flushing(Run run) {
+#if defined(__x86_64__)
+    constexpr unsigned flush = 0x8040;
+    const unsigned before = _mm_getcsr();
+    _mm_setcsr(before | flush);
+    const auto result = run();
+    require((_mm_getcsr() & flush) == flush, "the process keeps its setting");
+    _mm_setcsr(before);
+    return result;
+#else
+    return run();
+#endif
+}
 
 struct Scored {
     std::vector<double> score, alignment;
@@ -177,6 +237,27 @@ void test_score(Dtype dtype) {
     ::setenv("LEARNALIGN_SIMD", "portable", 1);
     require(score_with(two, learnability, 2) == expected, "scores do not depend on the SIMD path");
     ::unsetenv("LEARNALIGN_SIMD");
+    require(flushing([&] { return score_with(two, learnability, 2); }) == expected,
+            "scores do not depend on what the process flushes to zero");
+    std::vector<int64_t> places(60);
+    std::iota(places.begin(), places.end(), 690);
+    const auto similar = [&](int threads) {
+        const Pairs pairs(two, places, std::vector<double>(60, 0.25), threads, no_poll);
+        std::vector<int64_t> others;
+        for (int64_t i = 0; i < 60 * 60; ++i) others.push_back(i % 60);
+        std::vector<int64_t> queries(60);
+        std::iota(queries.begin(), queries.end(), 0);
+        std::vector<float> found(60 * 60);
+        pairs.similarities(queries.data(), 60, others.data(), 60, threads, no_poll, found.data());
+        return found;
+    };
+    const std::vector<float> found = similar(1);
+    require(similar(4) == found, "similarities do not depend on the number of threads");
+    require(flushing([&] { return similar(4); }) == found, "nor on what the process flushes to zero");
+    for (int64_t i = 0; i < 60; ++i) {
+        for (int64_t j = 0; j < i; ++j)
+            require(found[i * 60 + j] == found[j * 60 + i], "similarities are symmetric");
+    }
     const std::vector<int64_t> best = top(expected.score.data(), learnability.data(), count, count);
     require(best.size() == count, "every row is ranked");
 }

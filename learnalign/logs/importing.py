@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -265,8 +265,7 @@ def _write_parts(run: RunDir, groups: list[LoggedGroup], policy: Renderer) -> li
     reasons: dict[str, str] = {}
     rows: list[tuple[Any, ...]] = []
     parts = 0
-    for group in groups:
-        encoded = [(one, response_tokens(one, policy)) for one in group.responses]
+    for group, encoded in _encoded(groups, policy):
         longest = len(group.prompt) + max(len(tokens) for _, tokens in encoded)
         if longest > policy.context:
             reasons[group.prompt_id] = f"{longest:,} tokens are more than the context of {policy.context:,}"
@@ -287,6 +286,21 @@ def _write_parts(run: RunDir, groups: list[LoggedGroup], policy: Renderer) -> li
     return [{"prompt_id": prompt_id, "reason": reason} for prompt_id, reason in reasons.items()]
 
 
+def _encoded(groups: list[LoggedGroup], policy: Renderer) -> Iterator[tuple[LoggedGroup, list[tuple[Logged, Tokens]]]]:
+    """Every group with its responses' token ids; the tokenizer is asked for about `PART_ROWS` responses at once."""
+    waiting: list[LoggedGroup] = []
+    responses = 0
+    for number, group in enumerate(groups, 1):
+        waiting.append(group)
+        responses += len(group.responses)
+        if number < len(groups) and responses < PART_ROWS:
+            continue
+        tokens = iter(responses_tokens([one for group in waiting for one in group.responses], policy))
+        for done in waiting:
+            yield done, [(one, next(tokens)) for one in done.responses]
+        waiting, responses = [], 0
+
+
 def _rows(group: LoggedGroup, encoded: list[tuple[Logged, Tokens]], policy: Renderer) -> Iterator[tuple[Any, ...]]:
     """Rows of `schemas.ROLLOUTS`, and the logged reward and verdict."""
     for number, (one, tokens) in enumerate(encoded):
@@ -300,12 +314,21 @@ def _rows(group: LoggedGroup, encoded: list[tuple[Logged, Tokens]], policy: Rend
 
 def response_tokens(logged: Logged, policy: Renderer) -> Tokens:
     """A response as token ids, with its end."""
-    if logged.tokens is not None:
-        return logged.tokens
-    tokens = list(policy.tokenizer(logged.response, add_special_tokens=False)["input_ids"])
+    return responses_tokens([logged], policy)[0]
+
+
+def responses_tokens(logged: Sequence[Logged], policy: Renderer) -> list[Tokens]:
+    """Responses as token ids, each with its end: those that are text in one call of the tokenizer."""
+    texts = [one.response for one in logged if one.tokens is None]
+    ids_alone = {"return_attention_mask": False, "return_token_type_ids": False}  # making lists takes most of the time
+    encoded = iter(policy.tokenizer(texts, add_special_tokens=False, **ids_alone)["input_ids"] if texts else [])
+    return [_ended(next(encoded), policy) if one.tokens is None else one.tokens for one in logged]
+
+
+def _ended(tokens: list[int], policy: Renderer) -> Tokens:
     if not tokens or tokens[-1] not in policy.eos_ids:
         end = policy.tokenizer.eos_token_id
-        tokens.append(policy.eos_ids[0] if end not in policy.eos_ids else end)
+        tokens = [*tokens, policy.eos_ids[0] if end not in policy.eos_ids else end]
     return np.array(tokens, np.int32)
 
 

@@ -188,5 +188,5 @@ class _CheckpointPolicy:
         sketch.sketch_rows(self.run, sketch.meaning(self.run), rows, len(found), self.progress)
         reader = SketchReader(self.run.path / "sketches")
         at = np.array([self.place[prompt_id] for prompt_id in reader.prompt_ids], np.int64)
-        units = Rows(reader.shards).unit(np.arange(len(at)))[0] if len(at) else np.zeros((0, reader.dimension))
+        units = Rows(reader.shards).unit(np.arange(len(at))) if len(at) else np.zeros((0, reader.dimension))
         return at, units

@@ -4,6 +4,7 @@
     cpu            arrays and mapped shards, in C++; also against the mean direction of a target set
     gpu            tensors that lie on a GPU, in torch and Triton
     learnability   p (1 - p) from success rates and from counts
+    floats         arithmetic that flushes nothing to zero
     rows           sketches as float32 rows, some at a time
 
 This package does not choose prompts (see `selection`) and does not read files (see `store`).

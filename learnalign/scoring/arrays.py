@@ -44,20 +44,37 @@ def target_array(target: Any, dimension: int) -> npt.NDArray[Any]:
 
 
 def as_numpy(values: Any, name: str) -> npt.NDArray[Any]:
-    """NumPy's view of an array or a CPU tensor. Tensors are known by their methods: torch is not imported."""
+    """NumPy's view of an array or a CPU tensor, detached. Tensors are known by their methods: torch is not imported.
+
+    Raises:
+        ArrayError: a masked array, whose gaps NumPy would fill with what lies below; a tensor that NumPy has no view
+            of (another device, sparse, bfloat16, float8, quantized); or no array of numbers.
+    """
+    if isinstance(values, np.ma.MaskedArray):
+        raise ArrayError(f"{name} is a masked array: pass {name}.filled(...) or drop the rows that are masked")
     if isinstance(values, np.ndarray):
         return values
     if hasattr(values, "detach") and hasattr(values, "numpy"):
-        if values.device.type != "cpu":
-            raise ArrayError(f"{name} must be on the CPU, found it on {values.device}: pass {name}.cpu()")
-        if str(values.dtype) == "torch.bfloat16":
-            raise ArrayError(f"{name} is bfloat16, which NumPy does not have: pass {name}.float()")
-        array: npt.NDArray[Any] = values.detach().numpy()
-        return array
+        return _tensor_as_numpy(values, name)
     try:
         return np.asarray(values)
-    except ValueError as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise ArrayError(f"{name} must be an array of numbers: {error}") from error
+
+
+def _tensor_as_numpy(tensor: Any, name: str) -> npt.NDArray[Any]:
+    layout, dtype = str(tensor.layout).removeprefix("torch."), str(tensor.dtype).removeprefix("torch.")
+    if layout != "strided":
+        raise ArrayError(f"{name} is a {layout} tensor: pass {name}.to_dense()")
+    if tensor.device.type != "cpu":
+        raise ArrayError(f"{name} must be on the CPU, found it on {tensor.device}: pass {name}.cpu()")
+    if dtype == "bfloat16" or dtype.startswith("float8"):
+        raise ArrayError(f"{name} is {dtype}, which NumPy does not have: pass {name}.float()")
+    try:
+        array: npt.NDArray[Any] = tensor.detach().resolve_conj().resolve_neg().numpy()
+    except (TypeError, RuntimeError) as error:
+        raise ArrayError(f"{name} is a {dtype} tensor that NumPy cannot look at: {error}") from error
+    return array
 
 
 def native(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
@@ -69,7 +86,7 @@ def native(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
 
 def column(values: Any, name: str, rows: int) -> npt.NDArray[np.float64]:
     """One real number a row, as float64 [rows]. Raises `ArrayError`."""
-    array = np.asarray(values)
+    array = as_numpy(values, name)
     if array.shape != (rows,):
         raise ArrayError(f"{name} must hold one number a row, shape [{rows}], found {list(array.shape)}")
     if array.dtype.kind not in "fiub":

@@ -8,14 +8,16 @@ so two streaming passes in C++ give the exact quantity and the N x N matrix neve
 fixed order, for int8 rows in exact integers: any number of threads, any split into shards and any SIMD path give the
 same bits. Two things are rounded beyond float64. For int8 rows the weights V_j / |q_j|, by at most 2^-30 of the largest
 of their block of 1,024 rows, and the mean, by at most 2^-30 of its largest entry: together less than 1e-10 of |z||m|
-on the dense rows of d = 4,096 that the tests hold it to. For float16 rows both are rounded to 42 bits: less than 5e-13.
+on the dense rows of d = 4,096 that the tests hold it to. For float16 rows both are rounded to 42 bits: less than 5e-13
+there. Their squares are summed in compensated float32, whose error grows with d and with the range of the entries:
+where these span many orders of magnitude a score may be off by 2e-11 of itself at d = 8,192, by 1e-9 at 65,536.
 This module does not choose prompts (see `selection`) or read files (see `store`). Tensors on a GPU are scored there, by
 `gpu`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -24,7 +26,8 @@ import numpy.typing as npt
 
 from learnalign import _core
 from learnalign.errors import ArrayError
-from learnalign.scoring.arrays import NO_DIRECTION, column, native, refuse_rows, sketch_array, target_array
+from learnalign.scoring.arrays import NO_DIRECTION, as_numpy, column, native, refuse_rows, sketch_array, target_array
+from learnalign.scoring.floats import ieee_floats
 from learnalign.scoring.learnability import learnability_of
 
 
@@ -37,6 +40,7 @@ class Scores(NamedTuple):
     """[N] cosine of row i with the pool's mean z, in [-1, 1]; 0 where either is zero."""
 
 
+@ieee_floats()
 def score(phi: Any, success_rate: Any, *, target: Any = None) -> npt.NDArray[np.float64]:
     """Score every row of `phi` against the mean of all rows: score_i = mean_j S_ij, exactly.
 
@@ -74,6 +78,7 @@ def score(phi: Any, success_rate: Any, *, target: Any = None) -> npt.NDArray[np.
     return Scores(*_core.score_rows([rows], learnability, None, len(rows), _zero_rows_refused(rows), 0)).score
 
 
+@ieee_floats()
 def score_against(
     shards: Sequence[npt.NDArray[Any]], learnability: npt.NDArray[np.float64], mean: npt.NDArray[np.float64]
 ) -> Scores:
@@ -87,28 +92,30 @@ def score_against(
     return Scores(*_core.score_rows(list(shards), np.ascontiguousarray(learnability, np.float64), mean, 1, False, 0))
 
 
+@ieee_floats()
 def mean_direction(shards: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
     """[d] m_T = mean of t_j / |t_j| over a target set's rows; rows of zeros, which have no direction, are left out.
 
     Raises:
         ArrayError: no row has a direction, or one is not finite.
     """
-    count = sum(int(np.count_nonzero(part.any(axis=1))) for shard in shards for part in _parts(shard))
-    if not count:
-        raise ArrayError(NO_DIRECTION)
     arrays = [shard for shard in shards if len(shard)]
     try:
-        total = _core.sum_unit_rows(arrays, np.ones(sum(map(len, arrays))), False, 0)
+        total, directed = _core.sum_unit_rows(arrays, np.ones(sum(map(len, arrays))), False, 0)
     except ArrayError as error:
         raise ArrayError(f"target: {error}") from None
-    return total / count
+    if not directed:
+        raise ArrayError(NO_DIRECTION)
+    return total / directed
 
 
+@ieee_floats()
 def sum_unit_rows(rows: npt.NDArray[Any], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """[d] sum_j w_j u_j over rows [M, d] without zeros, u the unit rows: the `total` of `score_shards`."""
-    return _core.sum_unit_rows([rows], weights, True, 0)
+    return _core.sum_unit_rows([rows], weights, True, 0)[0]
 
 
+@ieee_floats()
 def score_shards(
     shards: Sequence[npt.NDArray[Any]],
     learnability: npt.NDArray[np.float64],
@@ -138,7 +145,7 @@ def score_shards(
         ArrayError: wrong shape or dtype, a value that is not finite, or pool_size < rows. A zero row is no
             error here: it is how a store keeps a prompt whose gradient was zero or excluded, and scores 0.
     """
-    arrays = [native(np.asarray(shard), f"shard {number}") for number, shard in enumerate(shards)]
+    arrays = [native(as_numpy(shard, f"shard {number}"), f"shard {number}") for number, shard in enumerate(shards)]
     for number, array in enumerate(arrays):
         if array.ndim != 2:
             raise ArrayError(f"shard {number} must have shape [rows, d], found {list(array.shape)}")
@@ -166,9 +173,3 @@ def _on_accelerator(phi: Any) -> bool:
 def _zero_rows_refused(rows: npt.NDArray[Any]) -> bool:
     """int8 rows come from a store, which keeps a prompt without a gradient as a row of zeros."""
     return rows.dtype != np.int8
-
-
-def _parts(array: npt.NDArray[Any], rows: int = 2048) -> Iterator[npt.NDArray[Any]]:
-    """Consecutive parts of at most so many rows: an array may be mapped, and larger than memory."""
-    for start in range(0, len(array), rows):
-        yield array[start : start + rows]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from learnalign.scoring.arrays import as_numpy, column, refuse_rows
+from learnalign.scoring.arrays import column, refuse_rows
 
 Doubles = npt.NDArray[np.float64]
 
@@ -24,7 +24,7 @@ def learnability_of(success_rate: Any, rows: int) -> npt.NDArray[np.float64]:
     Raises:
         ArrayError: another shape, not real numbers, or a p outside [0, 1]; the message names the first rows.
     """
-    p = column(as_numpy(success_rate, "success_rate"), "success_rate", rows)
+    p = column(success_rate, "success_rate", rows)
     refuse_rows(~((p >= 0.0) & (p <= 1.0)), p, "success_rate must lie in [0, 1]")
     learnability: npt.NDArray[np.float64] = p * (1.0 - p)
     return learnability

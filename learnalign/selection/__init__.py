@@ -21,9 +21,10 @@ import numpy.typing as npt
 
 from learnalign.errors import ArrayError
 from learnalign.scoring import learnability_of, mean_direction, score, score_against, score_shards, sketch_array
-from learnalign.scoring.arrays import target_array
+from learnalign.scoring.arrays import column, target_array
+from learnalign.scoring.floats import ieee_floats
 from learnalign.scoring.rows import Rows
-from learnalign.selection.constraints import Constraints, constraints_of
+from learnalign.selection.constraints import Constraints, constraints_of, quota_of
 from learnalign.selection.core import count_of, facility_location, top
 from learnalign.selection.prompts import Doubles, Picks, Prompts, Search
 from learnalign.selection.strategies import STRATEGIES
@@ -38,6 +39,7 @@ __all__ = [
     "constraints_of",
     "facility_location",
     "pick",
+    "quota_of",
     "select",
     "top",
 ]
@@ -59,6 +61,7 @@ class Selection(NamedTuple):
     """How it was done: the neighbor search and its measured recall, the objective reached."""
 
 
+@ieee_floats()
 def select(
     phi: Any,
     success_rate: Any,
@@ -110,7 +113,7 @@ def select(
 
     prompts = Prompts(
         score=score(array, success_rate, target=target),
-        success_rate=np.asarray(success_rate, np.float64),
+        success_rate=column(success_rate, "success_rate", len(array)),
         learnability=learnability,
         rows=rows,
         row_of=np.arange(len(array)),
@@ -124,6 +127,7 @@ def select(
     return Selection(picks.indices, picks.gains, prompts.score, tuple(picks.notes), picks.facts)
 
 
+@ieee_floats()
 def pick(prompts: Prompts, n: int, strategy: str, constraints: Constraints) -> Picks:
     """The picks of a strategy, with notes on what fell short. Raises `ArrayError` for an unknown strategy."""
     if strategy not in STRATEGIES:
@@ -149,7 +153,4 @@ def _one_each(history: Sequence[Sequence[float]] | None, rows: int) -> Sequence[
 
 
 def _lengths(response_length: Any, rows: int) -> Doubles:
-    lengths = np.asarray(response_length, np.float64)
-    if lengths.shape != (rows,):
-        raise ArrayError(f"response_length must hold one number a row, shape [{rows}], found {list(lengths.shape)}")
-    return lengths
+    return column(response_length, "response_length", rows)

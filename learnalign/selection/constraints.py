@@ -6,8 +6,10 @@ allow, so that of two near-duplicates the one that the strategy prefers stays. T
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,8 @@ from learnalign.selection.prompts import Prompts
 Mask = npt.NDArray[np.bool_]
 CHUNK = 256
 """Prompts compared with the picks at a time."""
+ROUNDING = 1e-6
+"""How far below 1 the cosine of multiples of one row can be, whose entries are rounded to float32."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,17 @@ def constraints_of(
         raise ArrayError(f"group must hold one value a prompt: {rows}, found {len(group)}")
     if quota < 1:
         raise ArrayError(f"quota must be at least 1, found {quota}")
-    names, codes = np.unique(np.asarray([str(name) for name in group]), return_inverse=True)
-    return Constraints(codes.astype(np.int64), np.full(len(names), quota, np.int64), duplicate_cosine)
+    numbers: dict[str, int] = {}
+    codes = np.fromiter((numbers.setdefault(str(name), len(numbers)) for name in group), np.int64, rows)
+    return Constraints(codes, np.full(len(numbers), quota, np.int64), duplicate_cosine)
+
+
+def quota_of(share: float, n: int) -> int:
+    """The most picks of a group that may have this share of n, rounded up. The share is the decimal that it reads as.
+
+    As a float 0.07 is a little more than 7 of 100.
+    """
+    return math.ceil(Fraction(str(float(share))) * n)
 
 
 class Admission:
@@ -113,9 +126,8 @@ class Admission:
         if cosine is None:
             return np.ones(size, np.bool_), np.zeros((size, size), np.bool_)
         units = self._units(chunk)
-        threshold = cosine - 1e-6  # equal rows have a cosine of 1 up to rounding
-        near = np.asarray((units @ self._kept[: self._count].T >= threshold).any(axis=1), np.bool_)
-        return ~near, units @ units.T >= threshold
+        near = _similar(units, self._kept[: self._count], cosine).any(axis=1)
+        return np.asarray(~near, np.bool_), _similar(units, units, cosine)
 
     def _keep(self, prompt: int) -> None:
         self.left -= 1
@@ -134,5 +146,22 @@ class Admission:
         units = np.zeros((len(prompts), self._prompts.rows.dimension), np.float32)
         there = row >= 0
         if there.any():
-            units[there] = self._prompts.rows.unit(row[there])[0]
+            units[there] = self._prompts.rows.unit(row[there])
         return units
+
+
+def _similar(units: Floats, others: Floats, cosine: float) -> Mask:
+    """[n, m] whether the cosine of two unit rows reaches `cosine`, up to the rounding of the rows themselves.
+
+    Products summed in float32 can be off by d 2^-24, as where a large entry swallows many small ones. What is as near
+    the threshold as that is summed again in float64.
+    """
+    products, threshold = units @ others.T, cosine - ROUNDING
+    similar: Mask = products >= threshold
+    slack = units.shape[1] * 2.0**-24
+    rows, columns = np.nonzero(np.abs(products - threshold) <= slack)
+    for part in blocks(np.arange(len(rows)), CHUNK):
+        pair = rows[part], columns[part]
+        exact = np.einsum("ij,ij->i", units[pair[0]], others[pair[1]], dtype=np.float64)
+        similar[pair] = exact >= threshold
+    return similar

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from learnalign import _core
 from learnalign.errors import ArrayError
+from learnalign.scoring.arrays import as_numpy
 
 
 def top(score: npt.NDArray[np.float64], learnability: npt.NDArray[np.float64], n: int) -> npt.NDArray[np.int64]:
@@ -31,7 +32,7 @@ def top(score: npt.NDArray[np.float64], learnability: npt.NDArray[np.float64], n
     Raises:
         ArrayError: n outside 1..N, arrays of different shape, or a NaN; the message names its row.
     """
-    scores, values = np.asarray(score), np.asarray(learnability)
+    scores, values = as_numpy(score, "score"), as_numpy(learnability, "learnability")
     if scores.ndim != 1 or scores.shape != values.shape:
         raise ArrayError(
             "score and learnability must be 1-dimensional and of one length, "
@@ -64,7 +65,7 @@ def facility_location(
         ArrayError: wrong shapes or dtypes, an index out of range or twice in a row, or a weight not finite.
     """
     pointers, points = _whole_numbers(indptr, "indptr"), _whole_numbers(indices, "indices")
-    values = np.asarray(weights)
+    values = as_numpy(weights, "weights")
     if values.ndim != 1 or values.dtype != np.float32 or len(values) != len(points):
         raise ArrayError(f"weights must be float32 [{len(points)}], found {values.dtype} {list(values.shape)}")
     if len(pointers) < 1:
@@ -74,7 +75,7 @@ def facility_location(
 
 
 def _whole_numbers(values: Any, name: str) -> npt.NDArray[np.int64]:
-    array = np.asarray(values)
+    array = as_numpy(values, name)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise ArrayError(f"{name} must be 1-dimensional and of whole numbers, found {array.dtype} {list(array.shape)}")
     return np.ascontiguousarray(array, np.int64)

@@ -21,13 +21,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from learnalign import _core
 from learnalign.errors import ArrayError, MissingPackageError
 from learnalign.scoring.rows import Floats, Integers, Rows, blocks
 
@@ -40,12 +40,14 @@ GPU_BYTES = 1 << 30
 FEWEST_PROBES = 4
 QUERIES = 2048
 """Rows searched together; bounds what a block holds."""
-PAIRS = 256
-"""Pairs whose similarity is computed together: 4 MB at d = 4,096, which stays in the cache."""
+PAIR_RATE = 1e9
+"""Numbers a second of stored rows that are multiplied to rank again what a search found; a constant as `RATE` is."""
 SAMPLED = 256
 """Rows on which recall is measured."""
 SMALLEST_NORM = 1e-30
 """Guards a division: a zero row stays zero."""
+_searched_in = 0
+"""The process in which FAISS was first used."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +74,26 @@ class Neighbors(NamedTuple):
     """For a manifest: the plan, k, and recall with the number of rows it was measured on."""
 
 
-def plan(rows: int, dimension: int, seconds: float) -> Plan:
-    """The most faithful search of all rows among all rows that takes about `seconds` on two cores."""
-    affordable = seconds * RATE / (2.0 * rows * max(rows, 1))  # dimensions, over all pairs
-    if dimension <= affordable:
+def plan(rows: int, dimension: int, seconds: float, k: int = 0) -> Plan:
+    """The most faithful search of all rows among all rows, for k neighbors, that takes about `seconds` on two cores.
+
+    What it finds is ranked again at the full dimension: k of each row, or 2 k where the search is approximate. That
+    goes off the time first; where nothing is left, the search is as short as it gets.
+    """
+
+    def affordable(ranked: int) -> float:
+        """Dimensions, over all pairs, in the time that ranking leaves."""
+        left = max(seconds - rows * ranked * dimension / PAIR_RATE, 0.0)
+        return left * RATE / (2.0 * rows * max(rows, 1))
+
+    if dimension <= affordable(k):
         return Plan("exact", dimension)
-    folded = min(dimension, FOLDED)
-    if folded <= affordable:
+    folded, left = min(dimension, FOLDED), affordable(2 * k)
+    if folded <= left:
         return Plan("flat", folded)
     lists = max(int(np.sqrt(rows)), 1)
     # An iteration of k-means and finding every row's list cost as much as probing one list each, about.
-    return Plan("lists", folded, lists, min(max(int(lists * affordable / folded), FEWEST_PROBES), lists))
+    return Plan("lists", folded, lists, min(max(int(lists * left / folded), FEWEST_PROBES), lists))
 
 
 def nearest(
@@ -119,8 +130,8 @@ def nearest(
         raise ArrayError(f"neighbors need at least 2 rows and k >= 1, found {len(which)} rows and k = {k}")
     k = min(k, len(which) - 1)
     on_gpu = _gpu(device)
-    search = _gpu_plan(len(which), rows.dimension) if on_gpu else plan(len(which), rows.dimension, seconds)
-    folded, norm = _folded(rows, which, weight, search.dimension, seed)
+    search = _gpu_plan(len(which), rows.dimension) if on_gpu else plan(len(which), rows.dimension, seconds, k)
+    folded = _folded(rows, which, weight, search.dimension, seed)
     spare = 1 if search.method == "exact" else 2  # what was approximated is ranked again
     fetch = min(spare * k, len(which) - 1) + 1  # itself included
     if on_gpu:
@@ -130,15 +141,14 @@ def nearest(
     else:
         found = _all_pairs(folded, fetch)
     index, similarity = np.empty((len(which), k), np.int64), np.empty((len(which), k), np.float32)
-    factor = np.divide(weight, norm, out=np.zeros(len(which)), where=norm > 0)
-    with ThreadPoolExecutor(_threads()) as pool:
-        for queries, neighbors in found:
-            exact = _similarities(pool, rows, which, factor, queries, neighbors)
-            exact[neighbors == queries[:, None]] = -np.inf
-            order = np.lexsort((neighbors, -exact), axis=1)[:, :k]
-            index[queries] = np.take_along_axis(neighbors, order, 1)
-            similarity[queries] = np.take_along_axis(exact, order, 1)
-            advance(len(queries))
+    pairs = _core.Pairs(rows.shards, np.ascontiguousarray(which, np.int64), np.ascontiguousarray(weight, np.float64), 0)
+    for queries, neighbors in found:
+        exact = pairs.similarities(queries, np.ascontiguousarray(neighbors), 0)
+        exact[neighbors == queries[:, None]] = -np.inf
+        order = np.lexsort((neighbors, -exact), axis=1)[:, :k]
+        index[queries] = np.take_along_axis(neighbors, order, 1)
+        similarity[queries] = np.take_along_axis(exact, order, 1)
+        advance(len(queries))
     recall, sampled = measured_recall(rows, which, weight, similarity, seed)
     facts = {**asdict(search), "rows": len(which), "k": k, "recall": round(recall, 4), "recall_rows": sampled}
     return Neighbors(index, similarity, facts)
@@ -153,10 +163,10 @@ def measured_recall(
     """
     k = similarity.shape[1]
     sample = np.sort(np.random.default_rng(seed).permutation(len(which))[:SAMPLED])
-    queries = rows.unit(which[sample])[0] * weight[sample, None].astype(np.float32)
+    queries = rows.unit(which[sample]) * weight[sample, None].astype(np.float32)
     best = np.full((len(sample), k), -np.inf, np.float32)
     for part in blocks(np.arange(len(which)), QUERIES):
-        products = queries @ (rows.unit(which[part])[0] * weight[part, None].astype(np.float32)).T
+        products = queries @ (rows.unit(which[part]) * weight[part, None].astype(np.float32)).T
         products[sample[:, None] == part] = -np.inf
         both = np.concatenate([best, products], axis=1)
         best = -np.partition(-both, k - 1, axis=1)[:, :k]
@@ -233,45 +243,20 @@ def _knn(faiss: Any, queries: Floats, base: Floats, k: int) -> Integers:
     return index
 
 
-def _folded(
-    rows: Rows, which: Integers, weight: npt.NDArray[np.float64], dimension: int, seed: int
-) -> tuple[Floats, npt.NDArray[np.float64]]:
-    """[m, dimension] float32 sketches of z, and [m] the norms of the stored rows."""
-    out, norm = np.empty((len(which), dimension), np.float32), np.empty(len(which))
+def _folded(rows: Rows, which: Integers, weight: npt.NDArray[np.float64], dimension: int, seed: int) -> Floats:
+    """[m, dimension] float32 sketches of z."""
+    out = np.empty((len(which), dimension), np.float32)
     whole = rows.dimension == dimension
     signs = np.random.default_rng(seed).choice(np.array([-1, 1], np.float32), rows.dimension)
     missing = -rows.dimension % dimension
     for part in blocks(np.arange(len(which)), QUERIES):
-        block, norm[part] = rows.unit(which[part])
+        block = rows.unit(which[part])
         block *= weight[part, None].astype(np.float32)
         if not whole:
             padded = np.pad(block * signs, ((0, 0), (0, missing)))
             block = padded.reshape(len(part), -1, dimension).sum(axis=1)
         out[part] = block
-    return out, norm
-
-
-def _similarities(
-    pool: ThreadPoolExecutor,
-    rows: Rows,
-    which: Integers,
-    factor: npt.NDArray[np.float64],
-    queries: Integers,
-    neighbors: Integers,
-) -> Floats:
-    """[len(queries), fetch] S_ij of these pairs, from the stored rows."""
-    fetch = neighbors.shape[1]
-
-    def some(part: Integers) -> Floats:
-        own = rows.gather(which[queries[part]])
-        others = rows.gather(which[neighbors[part].reshape(-1)]).reshape(len(part), fetch, -1)
-        products: Floats = np.matmul(others, own[:, :, None])[:, :, 0]
-        return products
-
-    parts = blocks(np.arange(len(queries)), max(PAIRS // fetch, 1))
-    together = np.concatenate(list(pool.map(some, parts)))
-    scaled: Floats = np.multiply(together, factor[queries, None] * factor[neighbors]).astype(np.float32)
-    return scaled
+    return out
 
 
 def _gpu_plan(rows: int, dimension: int) -> Plan:
@@ -291,15 +276,19 @@ def _gpu(device: str) -> str:
     return ("cuda" if device == "auto" else device) if there else ""
 
 
-def _threads() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 def _faiss() -> Any:
+    """FAISS. A fork of a process that has searched with it gets it on one thread.
+
+    Its threads are OpenMP's, which a child of `fork` does not have and would wait for without end.
+    """
+    global _searched_in
     try:
         import faiss
     except ImportError as error:
         raise MissingPackageError(
             "the search for neighbors on a CPU", "faiss", error, "the strategy top works without it"
         ) from error
+    _searched_in = _searched_in or os.getpid()
+    if _searched_in != os.getpid():
+        faiss.omp_set_num_threads(1)
     return faiss

@@ -15,6 +15,7 @@ from typing import Any
 
 from learnalign import _core
 from learnalign.errors import StoreCorruptError, StoreError, StoreMismatchError
+from learnalign.store.lock import not_locked
 
 FORMAT = "learnalign sketch store"
 VERSION = 1
@@ -80,7 +81,16 @@ def checked_description(dimension: int, dtype: str, identity: Identity) -> Store
     for name, value in identity.items():
         if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, (str, int)):
             raise StoreError(f"identity must map strings to strings or integers, found {name!r}: {value!r}")
-    return StoreDescription(dimension, dtype, dict(identity))
+    description = StoreDescription(dimension, dtype, dict(identity))
+    try:
+        size = len(description.text().encode())
+    except UnicodeEncodeError as error:
+        raise StoreError(f"identity cannot be written as UTF-8: {error}") from error
+    if size > LARGEST_FILE:
+        raise StoreError(
+            f"identity must fit {LARGEST_FILE:,} bytes of JSON, found {size:,}: keep a digest of what is that long"
+        )
+    return description
 
 
 def settle_description(directory: Path, asked: StoreDescription) -> None:
@@ -92,7 +102,7 @@ def settle_description(directory: Path, asked: StoreDescription) -> None:
     if not path.exists():
         try:
             with open(partial, "a+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+                _lock(file.fileno(), partial)
                 if not path.exists():
                     if _has_rows(directory):
                         partial.unlink(missing_ok=True)
@@ -144,6 +154,13 @@ def read_description(directory: Path) -> StoreDescription:
     if description.text().encode() != text:
         raise damaged
     return description
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        raise not_locked(path, error) from error
 
 
 def _has_rows(directory: Path) -> bool:

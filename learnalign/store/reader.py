@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,12 @@ from learnalign.store.description import StoreDescription, read_description
 HEADER_BYTES = 4096
 """Length of a shard's .npy header: rows begin on a page."""
 INDEX_HEADER_BYTES = 64
+NO_FILE = -1
+UNCLOSED = "no valid closing record: whoever resumes the store adds one"
+PATIENCE = 1.0
+"""Seconds for which a shard without one may be a writer's that is just closing it."""
+TRIES, WAIT = 5, 0.01
+"""How often a shard is looked at that a writer changes meanwhile, and the seconds between."""
 
 
 @dataclass(frozen=True)
@@ -50,30 +58,43 @@ class Damage:
 
 @dataclass(frozen=True)
 class _OpenShard:
+    """One shard as it was when it was opened: later renames do not touch what is mapped."""
+
     core: _core.Shard
     index_path: Path
-    data_path: Path | None
+    data_name: str
+    """Of the data file; empty where there is none."""
+    rows: npt.NDArray[Any]
+    """[end_row, d] the mapped data file, holes included."""
     first_row: int
 
     @property
     def named_final(self) -> bool:
-        return self.data_path is not None and self.data_path.suffix == ".npy"
+        return self.data_name.endswith(".npy")
 
     @property
     def sum_path(self) -> Path:
         return self.index_path.with_suffix(".sum")
+
+    @property
+    def state(self) -> tuple[Any, ...]:
+        """Differs where a writer was at work between two openings."""
+        return self.core.file_bytes, self.core.digest, self.core.closed, self.data_name
 
     def runs(self) -> list[tuple[int, int]]:
         """Ranges [first, end) of rows of the data file that count: all of them, unless some were excluded."""
         ends = [0, *(row for hole in self.core.holes for row in hole), self.core.end_row]
         return [(first, end) for first, end in zip(ends[::2], ends[1::2], strict=True) if end > first]
 
+    def total(self) -> npt.NDArray[np.float64] | None:
+        return self.core.total(os.fsencode(self.sum_path))
+
 
 class SketchReader:
-    """A store, finished or not; of an unfinished one the committed rows. Opening reads the indexes only.
+    """A store, finished or not; of an unfinished one the committed rows. Opening reads the indexes and maps the rows.
 
     Rows are numbered shard by shard, in the order of the shards' numbers, and within a shard in the order of its
-    file. Every valid row is there, whatever is damaged around it.
+    file. Every valid row is there, whatever is damaged around it. Writers may close or resume the store meanwhile.
 
     Raises:
         StoreMismatchError: another format version.
@@ -84,7 +105,7 @@ class SketchReader:
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
-        description = read_description(self.directory)
+        self._description = description = read_description(self.directory)
         self.dimension = description.dimension
         self.dtype = description.dtype
         self.identity = description.identity
@@ -140,7 +161,7 @@ class SketchReader:
         for shard in self._shards:
             if shard.core.rows == 0:
                 continue
-            part = shard.core.total(str(shard.sum_path))
+            part = shard.total()
             if part is None:
                 return None
             total += part
@@ -188,29 +209,59 @@ class SketchReader:
             found.append(Damage("", "", str(error)))
         return found
 
-    def _check_shard(self, shard: _OpenShard) -> Iterator[Damage]:
+    def _check_shard(self, shard: _OpenShard) -> list[Damage]:
+        """What is wrong with a shard, and not only under way: what a writer changed meanwhile is looked at again."""
+        found: list[Damage] = []
+        for _ in range(TRIES):
+            found = list(self._problems(shard))
+            if not found:
+                return []
+            closing = [damage.reason for damage in found] == [UNCLOSED]
+            changed = self._changed(shard, PATIENCE if closing else 0.0)
+            if changed is None:
+                return found
+            shard = changed
+        return found
+
+    def _changed(self, shard: _OpenShard, seconds: float) -> _OpenShard | None:
+        """The shard as it is now, if a writer was or within so many seconds is at work on it."""
+        deadline = time.monotonic() + seconds
+        while True:
+            again = _open_shard(shard.index_path, self._description, shard.first_row)
+            if again.state != shard.state:
+                return again
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(WAIT)
+
+    def _problems(self, shard: _OpenShard) -> Iterator[Damage]:
         index = shard.index_path.name
         found = [Damage(index, index, reason) for reason in _index_problems(shard)]
-        if shard.data_path is not None:
-            data = shard.data_path.name
-            if missing := shard.core.missing_ids():
-                found.append(Damage(index, data, f"cut short: {len(missing)} rows are missing", None, tuple(missing)))
-            found += [Damage(index, data, reason) for reason in self._frame_problems(shard)]
-            found += self._damaged_rows(shard)
-            if shard.core.closed and shard.sum_path.exists() and shard.core.total(str(shard.sum_path)) is None:
+        if shard.data_name:
+            with _opened_data(shard.index_path) as file:
+                if file is not None:
+                    found += self._data_problems(shard, file)
+            if shard.core.closed and shard.sum_path.exists() and shard.total() is None:
                 reason = "not the sum of these rows, so that it is not used: whoever resumes the store writes it again"
                 found.append(Damage(index, shard.sum_path.name, reason))
             if shard.named_final and not shard.core.closed and not found:
-                found.append(Damage(index, index, "no valid closing record: whoever resumes the store adds one"))
+                found.append(Damage(index, index, UNCLOSED))
         yield from found
 
-    def _frame_problems(self, shard: _OpenShard) -> Iterator[str]:
+    def _data_problems(self, shard: _OpenShard, file: BinaryIO) -> Iterator[Damage]:
+        index, data = shard.index_path.name, shard.data_name
+        if missing := shard.core.missing_ids():
+            yield Damage(index, data, f"cut short: {len(missing)} rows are missing", None, tuple(missing))
+        for reason in self._frame_problems(shard, file):
+            yield Damage(index, data, reason)
+        yield from self._damaged_rows(shard, file)
+
+    def _frame_problems(self, shard: _OpenShard, file: BinaryIO) -> Iterator[str]:
         """What is wrong about the header and the length of a finished data file."""
-        if shard.data_path is None or not (shard.named_final and shard.core.closed):
+        if not (shard.named_final and shard.core.closed):
             return
-        with open(shard.data_path, "rb") as file:
-            header = file.read(HEADER_BYTES)
-            size = os.fstat(file.fileno()).st_size
+        header = file.read(HEADER_BYTES)
+        size = os.fstat(file.fileno()).st_size
         end_row = shard.core.end_row
         if header != _core.data_header(end_row, self.dimension, self.dtype):
             yield "the header is damaged"
@@ -218,22 +269,21 @@ class SketchReader:
         if size != expected:
             yield f"expected {expected} bytes, found {size}"
 
-    def _damaged_rows(self, shard: _OpenShard) -> Iterator[Damage]:
-        assert shard.data_path is not None
+    def _damaged_rows(self, shard: _OpenShard, file: BinaryIO) -> Iterator[Damage]:
         ids = shard.core.prompt_ids()
         sizes = [end - first for first, end in shard.core.blocks]
         starts = [0, *accumulate(sizes)]
-        for number in shard.core.damaged_blocks():
+        for number in shard.core.damaged_blocks(
+            file.fileno(), os.fsencode(shard.index_path.with_name(shard.data_name))
+        ):
             first, end = starts[number], starts[number + 1]
             row = shard.first_row + first
-            yield Damage(shard.index_path.name, shard.data_path.name, "checksum mismatch", row, tuple(ids[first:end]))
+            yield Damage(shard.index_path.name, shard.data_name, "checksum mismatch", row, tuple(ids[first:end]))
 
     def _views(self, shard: _OpenShard) -> list[npt.NDArray[Any]]:
-        if shard.core.rows == 0 or shard.data_path is None:
-            return [np.empty((0, self.dimension), self.dtype)]
-        shape = (shard.core.end_row, self.dimension)
-        rows = np.memmap(shard.data_path, np.dtype(self.dtype), "r", HEADER_BYTES, shape)
-        return [rows[first:end] for first, end in shard.runs()]
+        if shard.core.rows == 0:
+            return [shard.rows[:0]]
+        return [shard.rows[first:end] for first, end in shard.runs()]
 
     def _decode(self, rows: npt.NDArray[Any], first: int) -> npt.NDArray[np.float32]:
         units: npt.NDArray[np.float32] = np.array(rows, np.float32)
@@ -285,25 +335,62 @@ def _index_problems(shard: _OpenShard) -> Iterator[str]:
 
 
 def _open_shard(index_path: Path, description: StoreDescription, first_row: int) -> _OpenShard:
-    """Opens a shard that a writer may be renaming meanwhile."""
-    number = shard_number(index_path)
-    stem = index_path.with_suffix("")
-    names = [Path(f"{stem}.npy"), Path(f"{stem}.npy.unfinished")]
-    for last_try in (False, False, True):
-        data_path = next((path for path in names if path.exists()), None)
-        try:
+    """Opens a shard that a writer may be renaming, closing or cutting meanwhile: then it is looked at again."""
+    for _ in range(TRIES):
+        with _opened_data(index_path) as file:
             core = _core.Shard(
-                str(index_path),
-                str(data_path or ""),
-                number,
+                os.fsencode(index_path),
+                NO_FILE if file is None else file.fileno(),
+                shard_number(index_path),
                 description.dimension,
                 description.dtype,
                 description.crc,
             )
-        except StoreError:
-            if last_try or data_path is None or data_path.exists():
-                raise
-        else:
-            if data_path is not None or core.file_bytes <= INDEX_HEADER_BYTES:
-                return _OpenShard(core, index_path, data_path, first_row)
-    raise StoreError(f"{names[0]} is missing, though its index lists rows: restore it or delete the store")
+            rows = _mapped(file, core, description)
+            name = Path(file.name).name if file is not None else ""
+            missing = file is None and core.file_bytes > INDEX_HEADER_BYTES
+            renamed = core.closed and not name.endswith(".npy")
+            if rows is not None and not missing and not renamed:
+                return _OpenShard(core, index_path, name, rows, first_row)
+        time.sleep(WAIT)
+    if missing:
+        raise StoreError(
+            f"{index_path.with_suffix('.npy')} is missing, though its index lists rows: restore it or delete the store"
+        )
+    if rows is None:
+        raise StoreError(f"{index_path.with_suffix('')} is being changed by a writer all the time: try again later")
+    return _OpenShard(core, index_path, name, rows, first_row)
+
+
+def _mapped(file: BinaryIO | None, core: _core.Shard, description: StoreDescription) -> npt.NDArray[Any] | None:
+    """The data file's rows [end_row, d], mapped; None where it was cut since the index was read."""
+    shape = (core.end_row, description.dimension)
+    if file is None or core.end_row == 0:
+        return np.empty((0, description.dimension), description.dtype)
+    try:
+        return np.memmap(file, np.dtype(description.dtype), "r", HEADER_BYTES, shape)
+    except ValueError:
+        return None
+    except OSError as error:
+        raise StoreError(f"cannot map {file.name}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _opened_data(index_path: Path) -> Iterator[BinaryIO | None]:
+    """The data file of a shard under the name that it has just now, or None where there is none."""
+    stem = index_path.with_suffix("")
+    names = [Path(f"{stem}.npy"), Path(f"{stem}.npy.unfinished")]
+    file = None
+    for path in [*names, *names]:  # it may be renamed between two tries
+        try:
+            file = open(path, "rb")  # noqa: SIM115 - closed below
+            break
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StoreError(f"cannot open {path}: {error.strerror}") from error
+    try:
+        yield file
+    finally:
+        if file is not None:
+            file.close()

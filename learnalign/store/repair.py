@@ -31,7 +31,7 @@ def repair(directory: str | Path, damage: Iterable[Damage]) -> None:
         lock = lock_shard(index_path)
         try:
             _core.StoreWriter(
-                str(directory),
+                os.fsencode(directory),
                 lock,
                 shard=shard_number(index_path),
                 dimension=description.dimension,

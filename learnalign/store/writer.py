@@ -35,7 +35,8 @@ class SketchWriter:
 
     Several writers (ranks, processes) fill one store at the same time, each a shard of its own. Leaving the `with`
     block by an exception commits what was appended and leaves the shard unfinished, to be resumed; leaving it
-    normally closes the shard. A store is complete when all its shards are closed.
+    normally closes the shard. A store is complete when all its shards are closed. A writer belongs to the process
+    that opened it: its forks are refused, and do not keep its lock.
 
     Args:
         directory: the store; made where it does not exist.
@@ -64,7 +65,7 @@ class SketchWriter:
     ) -> None:
         self.directory = Path(directory)
         self.dimension = dimension
-        self._appended: set[str] = set()
+        self._appended: dict[str, _core.Receipt] = {}
         self._appending = threading.Lock()
         asked = checked_description(dimension, dtype, identity)
         if isinstance(shard, bool) or not isinstance(shard, int) or not 0 <= shard < SHARDS:
@@ -74,7 +75,7 @@ class SketchWriter:
         lock = lock_shard(self.directory / f"shard-{shard:05d}.index")
         try:
             self._core = _core.StoreWriter(
-                str(self.directory),
+                os.fsencode(self.directory),
                 lock,
                 shard=shard,
                 dimension=dimension,
@@ -108,8 +109,10 @@ class SketchWriter:
         Raises:
             ArrayError: wrong shapes, dtypes or rates.
             StoreError: a repeated or unusable prompt id, or an earlier block could not be written (disk full, ...);
-                committed rows are safe then.
+                committed rows are safe then. The block was not queued then, and may be appended again.
+            KeyboardInterrupt: the block is queued as a whole or not at all; `prompt_id in writer` says which.
         """
+        self._core.refuse_child()
         ids = list(prompt_ids)
         rates = np.asarray(success_rate)
         if rates.shape != (len(ids),) or rates.dtype != np.float64:
@@ -122,14 +125,26 @@ class SketchWriter:
             raise ArrayError(f"phi must be a float32 array {list(expected)}, found {found}")
         if not phi.flags.c_contiguous:
             raise ArrayError("phi must be C-contiguous: pass numpy.ascontiguousarray(phi)")
-        with self._appending:
-            self._check_ids(ids)
-            self._appended.update(ids)
-        try:
-            self._core.append(ids, np.ascontiguousarray(rates), phi)
-        except BaseException:  # not queued, whatever the reason
-            self._appended.difference_update(ids)
+        receipt = _core.Receipt()
+        try:  # Ctrl-C may come between any two steps: the ids are ours again unless the core has the block
+            with self._appending:
+                self._check_ids(ids)
+                self._appended.update(dict.fromkeys(ids, receipt))
+            self._core.append(ids, np.ascontiguousarray(rates), phi, receipt)
+        except BaseException:
+            if not receipt.queued:
+                self._forget(ids, receipt)
             raise
+
+    def _forget(self, ids: list[str], receipt: _core.Receipt) -> None:
+        for prompt_id in ids:
+            if self._appended.get(prompt_id) is receipt:
+                del self._appended[prompt_id]
+
+    def __contains__(self, prompt_id: str) -> bool:
+        """Whether a prompt needs no `append`: it was there at the beginning, or its block was queued since."""
+        receipt = self._appended.get(prompt_id)
+        return prompt_id in self.done or (receipt is not None and receipt.queued)
 
     def flush(self) -> None:
         """Return when every appended block is durable. Raises `StoreError`."""

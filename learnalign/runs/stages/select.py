@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any
 
@@ -29,6 +28,7 @@ from learnalign.selection import (
     Search,
     constraints_of,
     pick,
+    quota_of,
 )
 from learnalign.store import SketchReader
 
@@ -94,7 +94,9 @@ def _prompts(run: RunDir, among: pa.Table, progress: Progress) -> Prompts:
             scored = score_shards(reader.shards, stored, pool_size=len(among)).score
         else:
             scored = score_against(reader.shards, stored, target).score
-        return np.where(there, scored[row_of], 0.0)
+        found = np.zeros(len(among))
+        found[there] = scored[row_of[there]]
+        return found
 
     learnable = among["state"].to_numpy() == "learnable"  # excluded: nothing to rank by
     return Prompts(
@@ -132,4 +134,4 @@ def _constraints(run: RunDir, among: pa.Table, n: int) -> Constraints:
         group = column_values(run.config.pool.path, config.quota_column, among["row"].to_pylist())
     else:
         group = among["source"].to_pylist()
-    return constraints_of(group, math.ceil(config.quota_share * n), cosine, len(among))
+    return constraints_of(group, quota_of(config.quota_share, n), cosine, len(among))
