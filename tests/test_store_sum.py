@@ -37,7 +37,7 @@ def test_the_kept_sum_is_the_scorers_first_pass(tmp_path: Path, dtype: str, size
     length = np.linalg.norm(wide, axis=1, keepdims=True)
     units = np.divide(wide, length, out=np.zeros_like(wide), where=length > 0)
     np.testing.assert_allclose(total, learnability @ units, rtol=0, atol=1e-9 * max(1.0, np.abs(total).max()))
-    assert total.tobytes() == _core.sum_unit_rows(reader.shards, learnability, False, 2).tobytes()
+    assert total.tobytes() == _core.sum_unit_rows(reader.shards, learnability, False, 2)[0].tobytes()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
