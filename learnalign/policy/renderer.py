@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import transformers
@@ -16,6 +15,8 @@ from jinja2 import TemplateError
 
 from learnalign.config import PolicyConfig
 from learnalign.errors import PolicyError
+from learnalign.policy.checkpoint import adapter_base, first_line, loading, tokenizer_source
+from learnalign.policy.ends import end_tokens
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -29,8 +30,11 @@ class Renderer:
     tokenizer: Any
     pad_id: int
     eos_ids: tuple[int, ...]
+    """Tokens that end a response; the first is the tokenizer's own where it has one."""
     context: int
     """Most tokens that prompt and response may have together."""
+    vocabulary: int
+    """Token ids that the model knows: its embeddings may be padded beyond the tokenizer's last token."""
     instruction: str
     plain_template: str
 
@@ -77,34 +81,21 @@ def load_renderer(config: PolicyConfig) -> Renderer:
     if not name:
         raise PolicyError("no policy given: name a model directory or hub name with --model")
     base = adapter_base(name) or name
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-        model_config = transformers.AutoConfig.from_pretrained(base)
-    except (OSError, ValueError, KeyError) as error:
-        raise PolicyError(f"cannot load the policy {name!r}: {first_line(error)}") from error
-    try:
-        eos = transformers.GenerationConfig.from_pretrained(base).eos_token_id
-    except OSError:  # no generation_config.json: what follows is what transformers itself does
-        eos = model_config.get_text_config().eos_token_id
-    eos = tokenizer.eos_token_id if eos is None else eos
-    if eos is None:
-        raise PolicyError(f"the tokenizer of {name!r} has no end-of-sequence token, so no response would ever end")
-    context = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    with loading(name):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_source(name))
+        model_config = transformers.AutoConfig.from_pretrained(base).get_text_config()
+        ends = end_tokens(base, tokenizer, model_config)
+    context = getattr(model_config, "max_position_embeddings", None)
     return Renderer(
         name=name,
         tokenizer=tokenizer,
         pad_id=_pad_id(tokenizer, config.pad_token, name),
-        eos_ids=tuple(eos) if isinstance(eos, (list, tuple)) else (eos,),
+        eos_ids=ends,
         context=context or 1 << 30,
+        vocabulary=max(int(getattr(model_config, "vocab_size", 0) or 0), len(tokenizer)),
         instruction=config.instruction,
         plain_template=config.plain_template,
     )
-
-
-def adapter_base(name: str) -> str | None:
-    """The model that a directory's LoRA adapter belongs to; None for a whole model."""
-    settings = Path(name) / "adapter_config.json"
-    return str(json.loads(settings.read_text())["base_model_name_or_path"]) if settings.is_file() else None
 
 
 def _pad_id(tokenizer: Any, pad_token: str, name: str) -> int:
@@ -119,8 +110,3 @@ def _pad_id(tokenizer: Any, pad_token: str, name: str) -> int:
     if pad_id is None:
         raise PolicyError(f"policy.pad_token {pad_token!r} is not in the vocabulary of {name!r}")
     return int(pad_id)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without its further lines."""
-    return str(error).strip().split("\n")[0]

@@ -70,6 +70,7 @@ def train(
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     with tempfile.TemporaryDirectory() as scratch:
         model = load_trainable(policy)
+        use_cache = getattr(model.config, "use_cache", True)
         trainer = trl.GRPOTrainer(
             model,
             judged,
@@ -82,6 +83,7 @@ def train(
         trainer.remove_callback(PrinterCallback)  # standard output is for results
         trainer.train()
     target.mkdir()
+    model.config.use_cache = use_cache  # TRL leaves it off, and whoever loads the result would sample without one
     trainer.model.save_pretrained(target)
     load_renderer(policy).tokenizer.save_pretrained(target)
     return [{k: float(v) for k, v in row.items()} for row in trainer.state.log_history if "reward" in row]
