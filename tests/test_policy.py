@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from learnalign.config import PolicyConfig, RolloutConfig
+from learnalign.config import Config, PolicyConfig, PoolConfig, RewardConfig, RolloutConfig, SelectConfig, SketchConfig
+from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
 from learnalign.errors import PolicyError
 from learnalign.policy import Policy, load_policy, load_renderer, policy_digest
 from learnalign.rollout.engine import Response, Task
 from learnalign.rollout.transformers import LocalEngine
+from learnalign.runs import pipeline
 
 PROBLEMS = ["12+7", "sort 3241", "reverse 4726"]
 LEAKS = {
@@ -128,7 +131,10 @@ DAMAGES = {
         lambda weights: weights | {"model.layers.0.self_attn.q_proj.lora_A.weight": torch.zeros(2, 128)},
         r"no place for model\.layers\.0\.self_attn\.q_proj\.lora_A\.weight",
     ),
-    "another shape": (lambda weights: weights | {"lm_head.weight": torch.zeros(50, 128)}, "cannot load|other shapes"),
+    "another shape": (
+        lambda weights: weights | {"lm_head.weight": torch.zeros(50, 128)},
+        r"other shapes of lm_head\.weight",
+    ),
 }
 
 
@@ -192,11 +198,19 @@ def test_an_adapter_has_its_bases_tokenizer_and_its_own_weights(adapter: Path) -
     assert not torch.allclose(policy.model(ids).logits, loaded(POLICY).model(ids).logits)
 
 
-@pytest.mark.parametrize("change", [renamed("module."), without("layers.1."), lambda _: {"x": torch.zeros(1)}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        renamed("module."),
+        without("layers.1."),
+        lambda _: {"x": torch.zeros(1)},
+        lambda weights: {key: value[:, :1].contiguous() for key, value in weights.items()},
+    ],
+)
 def test_an_adapter_that_does_not_fit_is_refused(adapter: Path, change: Callable[..., Any]) -> None:
     file = adapter / "adapter_model.safetensors"
     save_file(change(load_file(file)), file, metadata={"format": "pt"})
-    with pytest.raises(PolicyError, match=r"the adapter .* (lacks|no place for)"):
+    with pytest.raises(PolicyError, match=r"the adapter .* (lacks|no place for|other shapes of)"):
         loaded(adapter)
 
 
@@ -221,3 +235,24 @@ def test_a_folder_that_is_a_model_and_an_adapter_is_refused(adapter: Path) -> No
     (adapter / "adapter_config.json").write_text('{"r": 4}')
     with pytest.raises(PolicyError, match="names no base_model_name_or_path"):
         policy_digest(str(adapter))
+
+
+def test_what_the_sketch_would_refuse_is_refused_before_sampling(tmp_path: Path) -> None:
+    pool = tmp_path / "pool.jsonl"
+    write_pool(pool, 28, seed=3)
+    config = Config(
+        pool=PoolConfig(path=str(pool)),
+        policy=PolicyConfig(model=str(POLICY)),
+        rollout=RolloutConfig(max_new_tokens=8),
+        reward=RewardConfig(verifier="exact"),
+        sketch=SketchConfig(space="lora"),
+        select=SelectConfig(n=6),
+    )
+    with pytest.raises(PolicyError, match=r"sketch\.space is .lora., but the policy .* is no LoRA adapter"):
+        pipeline.run(config, tmp_path / "run")
+    other = Path(shutil.copytree(POLICY, tmp_path / "other"))
+    edit(other / "config.json", vocab_size=60)
+    config = replace(config, sketch=SketchConfig(kl_beta=0.1, reference=str(other)))
+    with pytest.raises(PolicyError, match="the reference policy .* 60 tokens, and the policy 49"):
+        pipeline.run(config, tmp_path / "run2")
+    assert not any(path.name.startswith("part-") for path in tmp_path.rglob("*.parquet"))

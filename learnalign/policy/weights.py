@@ -29,11 +29,17 @@ def load_weights(name: str, dtype: torch.dtype, generation: transformers.Generat
     base = adapter_base(name)
     with loading(name):
         model, found = transformers.AutoModelForCausalLM.from_pretrained(
-            base or name, dtype=dtype, generation_config=generation, output_loading_info=True
+            base or name,
+            dtype=dtype,
+            generation_config=generation,
+            ignore_mismatched_sizes=True,  # to be refused below, by name
+            output_loading_info=True,
         )
         _require_all_keys(base or name, found)
         if base:
-            found = model.load_adapter(name, load_config=LoadStateDictConfig(dtype=dtype)).to_dict()
+            found = model.load_adapter(
+                name, load_config=LoadStateDictConfig(dtype=dtype, ignore_mismatched_sizes=True)
+            ).to_dict()
             _require_all_keys(name, found, "adapter")
         model.config.return_dict = True  # a checkpoint may ask for tuples
         return model.to(device)

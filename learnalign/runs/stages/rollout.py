@@ -6,6 +6,7 @@ Where responses are spread over the prompts by what is known of them, they are s
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from learnalign import files
 from learnalign.config import section_dict
 from learnalign.errors import PolicyError, PoolError
-from learnalign.policy import Renderer, load_renderer, policy_digest
+from learnalign.policy import Renderer, adapter_base, load_renderer, policy_digest
 from learnalign.progress import Progress
 from learnalign.rollout.allocation import Counts, Round, next_round, rounds
 from learnalign.runs.directory import RunDir
@@ -56,6 +57,7 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
     config = run.config.rollout
     (run.path / "rollouts").mkdir(exist_ok=True)
     renderer = load_renderer(run.policy)
+    _check_sketch(run, renderer)
     prompts, skipped = tokenized(run, renderer)
     sampled, correct = np.zeros(len(prompts), np.int64), np.zeros(len(prompts), np.int64)
     with Rounds(run, progress, renderer, prompts) as opened:
@@ -80,6 +82,21 @@ def _check_count(run: RunDir) -> None:
     rows, wanted = int(run.record("pool")["rows"]), run.config.select.n
     if wanted > rows:
         raise PoolError(f"{wanted:,} prompts are to be selected from a pool of {rows:,}: lower --select")
+
+
+def _check_sketch(run: RunDir, renderer: Renderer) -> None:
+    """Refuse at once, before anything is sampled, a policy that the sketch would refuse after it."""
+    sketch = run.config.sketch
+    if sketch.space == "lora" and adapter_base(renderer.name) is None:
+        raise PolicyError(f"sketch.space is 'lora', but the policy {renderer.name!r} is no LoRA adapter: use 'full'")
+    if not sketch.reference:
+        return
+    other = load_renderer(replace(run.config.policy, model=sketch.reference)).vocabulary
+    if other != renderer.vocabulary:
+        raise PolicyError(
+            f"the reference policy {sketch.reference!r} has a vocabulary of {other:,} tokens, and the policy "
+            f"{renderer.vocabulary:,}: the KL term needs the same"
+        )
 
 
 def _keep(run: RunDir) -> int:
