@@ -131,8 +131,8 @@ class RolloutConfig(Section):
     """Of `server`: one or several, separated by spaces, such as `http://host:8000/v1`."""
     served_model: str = ""
     """Of `server`: the name under which the policy is served; empty takes policy.model."""
-    concurrency: int = bounded(64, above=0)
-    """Of `server`: prompts under way at a time."""
+    concurrency: int = bounded(256, above=0)
+    """Of `server`: requests under way at a time, each for one response."""
     patience_seconds: float = bounded(600.0, above=0)
     """Of `server`: how long an outage may last, and a single answer take, before the run gives up."""
 

@@ -253,6 +253,6 @@ def test_what_the_sketch_would_refuse_is_refused_before_sampling(tmp_path: Path)
     other = Path(shutil.copytree(POLICY, tmp_path / "other"))
     edit(other / "config.json", vocab_size=60)
     config = replace(config, sketch=SketchConfig(kl_beta=0.1, reference=str(other)))
-    with pytest.raises(PolicyError, match="the reference policy .* 60 tokens, and the policy 49"):
+    with pytest.raises(PolicyError, match=r"the reference policy .* 60 tokens, and the policy 49"):
         pipeline.run(config, tmp_path / "run2")
     assert not any(path.name.startswith("part-") for path in tmp_path.rglob("*.parquet"))
