@@ -14,6 +14,9 @@ from learnalign.errors import EngineError
 ENDS = {"stop": True, "eos_token": True, "stop_sequence": True, "length": False}
 """Reasons to finish, and whether the policy ended the response itself; of any other a response is not whole."""
 
+WANTED = {"text": str, "index": int, "finish_reason": str}
+"""What every choice has."""
+
 
 class Choice(NamedTuple):
     """One response as the server tells it."""
@@ -42,21 +45,17 @@ def only_choice(answer: Any, url: str) -> Choice:
 
 
 def _choice(choice: Any, url: str) -> Choice:
-    text, index, reason = (choice.get(key) if isinstance(choice, dict) else None for key in WANTED)
-    for key, value, kind in zip(WANTED, (text, index, reason), (str, int, str), strict=True):
-        if type(value) is not kind:
-            raise EngineError(f"{url}: a choice needs {key} ({kind.__name__}), found {_shown(value)}")
+    found: dict[str, Any] = choice if isinstance(choice, dict) else {}
+    for key, kind in WANTED.items():
+        if type(found.get(key)) is not kind:
+            raise EngineError(f"{url}: a choice needs {key} ({kind.__name__}), found {_shown(found.get(key))}")
+    reason, tokens = found["finish_reason"], found.get("token_ids")
     if reason not in ENDS:
         raise EngineError(f"{url}: a response finished by {reason!r} is not whole; expected stop or length")
-    tokens = choice.get("token_ids")
     if tokens is not None and not (isinstance(tokens, list) and all(type(token) is int for token in tokens)):
         raise EngineError(f"{url}: token_ids must be a list of integers, found {_shown(tokens)}")
-    end = next((choice[key] for key in ("stop_reason", "matched_stop") if type(choice.get(key)) is int), None)
-    return Choice(text, ENDS[reason], tokens, _log_probabilities(choice.get("logprobs")), end)
-
-
-WANTED = ("text", "index", "finish_reason")
-"""What every choice has."""
+    end = next((found[key] for key in ("stop_reason", "matched_stop") if type(found.get(key)) is int), None)
+    return Choice(found["text"], ENDS[reason], tokens, _log_probabilities(found.get("logprobs")), end)
 
 
 def _log_probabilities(told: Any) -> list[float]:
