@@ -10,6 +10,7 @@ models.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 import tomllib
@@ -84,6 +85,8 @@ class PolicyConfig(Section):
     """Appended to every plain problem after a blank line; chat messages in the pool stay as they are."""
     plain_template: str = "Question: {problem}\nAnswer:"
     """Prompt for tokenizers without a chat template."""
+    chat_template_kwargs: str = ""
+    """JSON object of what the chat template is also told, such as `{"enable_thinking": false}`."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,9 @@ class SketchConfig(Section):
     """Reference policy of the KL term: a directory or hub name."""
     space: Space = "full"
     """`full` (the weights of the policy) or `lora` (the adapter matrices A and B of a LoRA policy)."""
+    mask_truncated: bool = False
+    """Leave responses that were cut at rollout.max_new_tokens out of the gradient, as DAPO and TRL's
+    `mask_truncated_completions` do; their rewards still count for the others' advantages."""
     share_prompts: bool = True
     """Compute a prompt once for several responses where the policy honors it and it is cheaper."""
     checkpointing: bool = False
@@ -303,6 +309,18 @@ def _check_together(config: Config) -> None:
         )
     if "{problem}" not in config.policy.plain_template:
         raise ConfigError("policy.plain_template must contain {problem}")
+    if not _is_json_object(config.policy.chat_template_kwargs or "{}"):
+        raise ConfigError(
+            'policy.chat_template_kwargs must be a JSON object such as {"enable_thinking": false}, '
+            f"found {config.policy.chat_template_kwargs!r}"
+        )
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 def choices(key: str) -> tuple[str, ...]:

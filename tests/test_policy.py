@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,6 +18,7 @@ from learnalign.config import Config, PolicyConfig, PoolConfig, RewardConfig, Ro
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
 from learnalign.errors import PolicyError
+from learnalign.logs.importing import out_of_range
 from learnalign.policy import Policy, load_policy, load_renderer, policy_digest
 from learnalign.rollout.engine import Response, Task
 from learnalign.rollout.transformers import LocalEngine
@@ -256,3 +258,19 @@ def test_what_the_sketch_would_refuse_is_refused_before_sampling(tmp_path: Path)
     with pytest.raises(PolicyError, match=r"the reference policy .* 60 tokens, and the policy 49"):
         pipeline.run(config, tmp_path / "run2")
     assert not any(path.name.startswith("part-") for path in tmp_path.rglob("*.parquet"))
+
+
+def test_padded_embeddings_are_part_of_the_vocabulary(copied: Path) -> None:
+    """Ids beyond the tokenizer are sampled from padded embeddings, so that a log may hold them."""
+    weights = load_file(copied / "model.safetensors")
+    padded = {
+        key: torch.cat([value, value[:15]]) if key in ("lm_head.weight", "model.embed_tokens.weight") else value
+        for key, value in weights.items()
+    }
+    save_file(padded, copied / "model.safetensors", metadata={"format": "pt"})
+    edit(copied / "config.json", vocab_size=64)
+    policy = loaded(copied)
+    assert (policy.vocabulary, len(policy.tokenizer)) == (64, 49)
+    assert any(token >= 49 for made in samples(policy) for token in made.tokens)
+    assert out_of_range([np.array([5, 63], np.int32)], policy) == ""
+    assert "token id 64 is beyond the 64 tokens" in out_of_range([np.array([64], np.int32)], policy)

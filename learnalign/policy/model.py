@@ -20,7 +20,7 @@ from learnalign.policy.renderer import Renderer, load_renderer
 from learnalign.policy.weights import load_weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Policy(Renderer):
     """A causal language model in evaluation mode, with its tokenizer."""
 

@@ -6,12 +6,14 @@ It needs the tokenizer and the configuration, not the weights. This module does 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import transformers
-from jinja2 import TemplateError
 
 from learnalign.config import PolicyConfig
 from learnalign.errors import PolicyError
@@ -20,6 +22,9 @@ from learnalign.policy.ends import end_tokens
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
+
+ASKS_TIME = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+"""How a chat template asks for the time, with the format."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +42,49 @@ class Renderer:
     """Token ids that the model knows: its embeddings may be padded beyond the tokenizer's last token."""
     instruction: str
     plain_template: str
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """What the chat template is also told."""
 
     def encode(self, problem: str, messages: str | None) -> list[int]:
         """Token ids of a prompt: JSON chat messages as they are, or a plain problem as one user message."""
+        return self.tokens(self.render(problem, messages))
+
+    def render(self, problem: str, messages: str | None) -> str:
+        """A prompt as the text that the policy reads. Raises `PolicyError` for whatever a chat template raises."""
         if self.tokenizer.chat_template is None:
-            return list(self.tokenizer(self.text(problem, messages))["input_ids"])
-        chat = self.chat(problem, messages)
+            return self.text(problem, messages)
         try:
-            text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
+            chat = self.chat(problem, messages)
+            text: str = self.tokenizer.apply_chat_template(
+                chat, tokenize=False, add_generation_prompt=True, **self.template_kwargs
+            )
+        except Exception as error:  # a template is a program of its own: TypeError, KeyError, ZeroDivisionError, ...
             shown = " ".join(problem.split())[:60]
             raise PolicyError(
                 f"the chat template of {self.name!r} refuses the messages of {shown!r}: {first_line(error)}"
             ) from error
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return text
+
+    def tokens(self, text: str) -> list[int]:
+        """Token ids of a rendered prompt; a chat template writes its special tokens itself."""
+        special = self.tokenizer.chat_template is None
+        return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+
+    @property
+    def dated(self) -> bool:
+        """Whether the chat template asks for the time, so that its prompts change from day to day."""
+        return "strftime_now(" in str(self.tokenizer.chat_template)
+
+    def at(self, when: datetime) -> Renderer:
+        """The same, but its chat template prints the time `when`, in every format that it spells out."""
+        tokenizer = deepcopy(self.tokenizer)
+        templates = tokenizer.chat_template
+        tokenizer.chat_template = (
+            {name: _dated(text, when) for name, text in templates.items()}
+            if isinstance(templates, dict)
+            else _dated(templates, when)
+        )
+        return replace(self, tokenizer=tokenizer)
 
     def chat(self, problem: str, messages: str | None) -> list[dict[str, str]]:
         """A prompt as chat messages."""
@@ -95,7 +129,24 @@ def load_renderer(config: PolicyConfig) -> Renderer:
         vocabulary=max(int(getattr(model_config, "vocab_size", 0) or 0), len(tokenizer)),
         instruction=config.instruction,
         plain_template=config.plain_template,
+        template_kwargs=_template_kwargs(tokenizer, config),
     )
+
+
+def _dated(template: str, when: datetime) -> str:
+    return ASKS_TIME.sub(lambda found: json.dumps(when.strftime(found[2]), ensure_ascii=False), template)
+
+
+def _template_kwargs(tokenizer: Any, config: PolicyConfig) -> dict[str, Any]:
+    """What the chat template is also told. Raises `PolicyError` where there are several and none is chosen."""
+    told: dict[str, Any] = json.loads(config.chat_template_kwargs or "{}")
+    templates = tokenizer.chat_template
+    if isinstance(templates, dict) and "default" not in templates and "chat_template" not in told:
+        raise PolicyError(
+            f"the tokenizer of {config.model!r} has several chat templates ({', '.join(templates)}) and no default: "
+            f"""choose one, --set 'policy.chat_template_kwargs={{"chat_template": "{next(iter(templates))}"}}'"""
+        )
+    return told
 
 
 def _pad_id(tokenizer: Any, pad_token: str, name: str) -> int:

@@ -74,7 +74,11 @@ def train(
         trainer = trl.GRPOTrainer(
             model,
             judged,
-            trl.GRPOConfig(scratch, **_settings(warmup, rollout, str(model.device))),
+            trl.GRPOConfig(
+                scratch,
+                chat_template_kwargs=renderer.template_kwargs or None,
+                **_settings(warmup, rollout, str(model.device)),
+            ),
             Dataset.from_list(rows),
             processing_class=tokenizer,
             callbacks=[Steps()],
