@@ -41,8 +41,8 @@ class OnlineSelector:
     """Keeps what is known of a pool while a policy trains on it, and picks prompts again and again.
 
     pool: [N] ids of the prompts, all different as text. n: how many are picked. settings: what an update may spend.
-    seed: of what is drawn. directory: where the state is kept, so that it survives a kill; one that holds a state is taken up.
-    threshold: the reward from which on a response is correct.
+    seed: of what is drawn. directory: where the state is kept, so that it survives a kill; one that holds a state is
+    taken up. threshold: the reward from which on a response is correct.
     Raises `ArrayError` for ids that repeat or an n outside 1..N, `RunError` for the directory of another pool.
     """
 
@@ -96,11 +96,10 @@ class OnlineSelector:
         values = np.asarray(rewards, np.float64)
         if values.shape != (len(ids),) or not bool(np.isfinite(values).all()):
             raise ArrayError(f"observe needs one finite reward for each of {len(ids)} ids, found {list(rewards)}"[:200])
-        ids = [str(prompt_id) for prompt_id in ids]
-        unknown = next((prompt_id for prompt_id in ids if prompt_id not in self._at), None)
+        unknown = next((prompt_id for prompt_id in ids if str(prompt_id) not in self._at), None)
         if unknown is not None:
             raise ArrayError(f"prompt {unknown!r} is not in the pool of this selector")
-        prompts = np.array([self._at[prompt_id] for prompt_id in ids], np.int64)
+        prompts = np.array([self._at[str(prompt_id)] for prompt_id in ids], np.int64)
         correct = values >= self.threshold
         if step is not None and step <= self.state.counted:
             return False

@@ -137,7 +137,7 @@ def _check(trainer: Any, selector: OnlineSelector, every: int | None, id_column:
     outside = next((name for name in NOT_FOLLOWED if getattr(trainer, name, None)), None)
     if outside is not None:
         raise PolicyError(
-            f"the trainer has {outside}, whose tokens must not count: an online selection cannot tell them"
+            f"the trainer has {outside}, whose tokens are not the policy's: no online selection knows them"
         )
     if not hasattr(trainer.train_dataset, "__len__"):
         raise PolicyError(
@@ -178,8 +178,8 @@ def _observing(
         silent = 0 if given else silent + 1
         if silent == MOST_SILENT:
             raise PolicyError(
-                f"the reward function {reward.__name__!r} gave no number for {silent} batches in a row, so that nothing "
-                "is learned about any prompt: name the one that says what is correct with attach(..., correct=k)"
+                f"the reward function {reward.__name__!r} gave no number for {silent} batches in a row, so that "
+                "nothing is learned about any prompt: name the one that says what is correct with attach(..., correct=k)"
             )
         selector.observe([i for i, _, _ in given], [r for _, _, r in given])
         whole = [one for one in given if not (trainer.mask_truncated_completions and _cut(trainer, one[1]))]
