@@ -179,7 +179,7 @@ def _observing(
         if silent == MOST_SILENT:
             raise PolicyError(
                 f"the reward function {reward.__name__!r} gave no number for {silent} batches in a row, so that "
-                "nothing is learned about any prompt: name the one that says what is correct with attach(..., correct=k)"
+                "nothing is learned about any prompt: name the one that says what is correct (attach: correct=)"
             )
         selector.observe([i for i, _, _ in given], [r for _, _, r in given])
         whole = [one for one in given if not (trainer.mask_truncated_completions and _cut(trainer, one[1]))]
