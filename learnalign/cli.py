@@ -126,12 +126,13 @@ def _config(run: Path, file: Path | None, named: dict[str, dict[str, Any]], sett
 
     there = open_run(run).config if (run / "manifest.json").exists() else c.Config()
     config = c.read_config(file) if file else there
-    for assignment in settings:
-        config = c.parse_assignment(config, assignment)
+    config = c.parse_assignments(config, settings, named)
     source, _, function = config.reward.verifier.rpartition(":")
     if source and not Path(source).is_absolute():
-        named = {**named, "reward": {"verifier": f"{Path(source).absolute()}:{function}"}}
-    return c.with_values(config, named, where="command line")
+        config = c.with_values(
+            config, {"reward": {"verifier": f"{Path(source).absolute()}:{function}"}}, "command line"
+        )
+    return config
 
 
 def _named(**given: Any) -> dict[str, dict[str, Any]]:

@@ -10,10 +10,11 @@ models.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -84,6 +85,8 @@ class PolicyConfig(Section):
     """Appended to every plain problem after a blank line; chat messages in the pool stay as they are."""
     plain_template: str = "Question: {problem}\nAnswer:"
     """Prompt for tokenizers without a chat template."""
+    chat_template_kwargs: str = ""
+    """JSON object of what the chat template is also told, such as `{"enable_thinking": false}`."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,8 @@ class RolloutConfig(Section):
     """Of `server`: one or several, separated by spaces, such as `http://host:8000/v1`."""
     served_model: str = ""
     """Of `server`: the name under which the policy is served; empty takes policy.model."""
-    concurrency: int = bounded(64, above=0)
-    """Of `server`: prompts under way at a time."""
+    concurrency: int = bounded(256, above=0)
+    """Of `server`: requests under way at a time, each for one response."""
     patience_seconds: float = bounded(600.0, above=0)
     """Of `server`: how long an outage may last, and a single answer take, before the run gives up."""
 
@@ -180,6 +183,9 @@ class SketchConfig(Section):
     """Reference policy of the KL term: a directory or hub name."""
     space: Space = "full"
     """`full` (the weights of the policy) or `lora` (the adapter matrices A and B of a LoRA policy)."""
+    mask_truncated: bool = False
+    """Leave responses that were cut at rollout.max_new_tokens out of the gradient, as DAPO and TRL's
+    `mask_truncated_completions` do; their rewards still count for the others' advantages."""
     share_prompts: bool = True
     """Compute a prompt once for several responses where the policy honors it and it is cheaper."""
     checkpointing: bool = False
@@ -303,6 +309,18 @@ def _check_together(config: Config) -> None:
         )
     if "{problem}" not in config.policy.plain_template:
         raise ConfigError("policy.plain_template must contain {problem}")
+    if not _is_json_object(config.policy.chat_template_kwargs or "{}"):
+        raise ConfigError(
+            'policy.chat_template_kwargs must be a JSON object such as {"enable_thinking": false}, '
+            f"found {config.policy.chat_template_kwargs!r}"
+        )
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 def choices(key: str) -> tuple[str, ...]:
@@ -332,19 +350,29 @@ def read_config(path: str | Path) -> Config:
 
 def with_values(config: Config, data: dict[str, Any], where: str) -> Config:
     """A copy of `config` with the settings of a nested dictionary; `where` names the origin in errors."""
+    return _applied(config, _clean(data, where))
+
+
+def _applied(config: Config, data: Mapping[str, Mapping[str, Any]]) -> Config:
+    """All at once, so that settings that must fit each other are compared when all of them are there."""
+    return replace(config, **{name: replace(getattr(config, name), **values) for name, values in data.items()})
+
+
+def _clean(data: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
+    """The settings of a nested dictionary in their own types. Raises `ConfigError` for one that is not known."""
     hints = get_type_hints(Config)
-    sections: dict[str, Any] = {}
+    sections: dict[str, dict[str, Any]] = {}
     for section, values in data.items():
         if section not in hints:
             raise ConfigError(f"{where}: unknown section [{section}]; known: {', '.join(hints)}")
         if not isinstance(values, dict):
             raise ConfigError(f"{where}: [{section}] must be a table, found {values!r}")
-        sections[section] = _with_section(getattr(config, section), section, values, where)
-    return replace(config, **sections)
+        sections[section] = _clean_section(hints[section], section, values, where)
+    return sections
 
 
-def _with_section(current: Any, section: str, values: dict[str, Any], where: str) -> Any:
-    hints = get_type_hints(type(current))
+def _clean_section(kind: Any, section: str, values: dict[str, Any], where: str) -> dict[str, Any]:
+    hints = get_type_hints(kind)
     clean: dict[str, Any] = {}
     for name, value in values.items():
         if name not in hints:
@@ -359,7 +387,7 @@ def _with_section(current: Any, section: str, values: dict[str, Any], where: str
             kind = "text" if get_origin(expected) is Literal else expected.__name__
             raise ConfigError(f"{where}: {section}.{name} must be {kind}, found {type(value).__name__} {value!r}")
         clean[name] = value
-    return replace(current, **clean)
+    return clean
 
 
 def _one_or_several(value: Any, where: str) -> str | tuple[str, ...]:
@@ -373,12 +401,34 @@ def _one_or_several(value: Any, where: str) -> str | tuple[str, ...]:
 
 def parse_assignment(config: Config, assignment: str) -> Config:
     """Apply one `section.key=value` of the command line; the value is read as the setting's own type."""
+    return parse_assignments(config, [assignment])
+
+
+def parse_assignments(
+    config: Config, assignments: Sequence[str], named: Mapping[str, Mapping[str, Any]] | None = None
+) -> Config:
+    """Apply several, later ones last, and then the settings of options with a name; in any order the same.
+
+    Settings that must fit each other, such as `rollout.engine=server` and `rollout.base_urls`, are compared once all
+    are applied. Raises `ConfigError`.
+    """
+    given: dict[str, dict[str, Any]] = {}
+    for assignment in assignments:
+        for section, values in _clean(_assigned(assignment), f"--set {assignment}").items():
+            given.setdefault(section, {}).update(values)
+    for section, values in _clean(named or {}, "command line").items():
+        given.setdefault(section, {}).update(values)
+    return _applied(config, given)
+
+
+def _assigned(assignment: str) -> dict[str, dict[str, Any]]:
+    """A `section.key=value` as a nested dictionary."""
     key, equals, text = assignment.partition("=")
     section, dot, name = key.strip().partition(".")
     if not (equals and dot):
         raise ConfigError(f"--set expects section.key=value, found {assignment!r}")
-    hints = get_type_hints(type(getattr(config, section))) if section in get_type_hints(Config) else {}
-    kind = hints.get(name, str)
+    sections = get_type_hints(Config)
+    kind = get_type_hints(sections[section]).get(name, str) if section in sections else str
     value: Any = text
     if kind is bool:
         if text not in ("true", "false"):
@@ -389,7 +439,7 @@ def parse_assignment(config: Config, assignment: str) -> Config:
             value = kind(text)
         except ValueError:
             raise ConfigError(f"--set {key.strip()} must be {kind.__name__}, found {text!r}") from None
-    return with_values(config, {section: {name: value}}, where=f"--set {assignment}")
+    return {section: {name: value}}
 
 
 def to_toml(config: Config) -> str:

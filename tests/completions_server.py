@@ -13,7 +13,7 @@ from learnalign.policy import Policy
 from learnalign.rollout.engine import Task
 from learnalign.rollout.transformers import LocalEngine
 
-Answer = tuple[int, dict[str, Any]]
+Answer = tuple[int, Any]
 
 
 class CompletionsServer:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from learnalign.config import Config, get, parse_assignment, read_config, to_toml, with_values
+from learnalign.config import Config, get, parse_assignment, parse_assignments, read_config, to_toml, with_values
 from learnalign.errors import ConfigError
 
 
@@ -77,6 +77,32 @@ def test_switches_are_set_by_name() -> None:
     assert get(parse_assignment(Config(), "sketch.checkpointing=true"), "sketch.checkpointing") is True
     with pytest.raises(ConfigError, match="true or false, found 'yes'"):
         parse_assignment(Config(), "sketch.checkpointing=yes")
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("rollout.engine=server", "rollout.base_urls=http://host:8000/v1"),
+        ("sketch.kl_beta=0.04", "sketch.reference=there"),
+        ("rollout.allocation=halving", "rollout.responses=32"),
+    ],
+)
+def test_settings_given_together_are_checked_together(pair: tuple[str, str]) -> None:
+    """In either order, and as options; each alone is refused still."""
+    one, two = parse_assignments(Config(), pair), parse_assignments(Config(), pair[::-1])
+    assert one == two != Config()
+    key, _, value = pair[1].partition("=")
+    section, name = key.split(".")
+    option = int(value) if name == "responses" else value
+    assert parse_assignments(Config(), pair[:1], {section: {name: option}}) == one
+    with pytest.raises(ConfigError):
+        parse_assignment(Config(), pair[0])
+
+
+def test_the_last_of_several_assignments_counts_and_each_is_named() -> None:
+    assert parse_assignments(Config(), ["rollout.seed=1", "rollout.seed=2"]).rollout.seed == 2
+    with pytest.raises(ConfigError, match=r"--set rollout\.no=1: unknown key"):
+        parse_assignments(Config(), ["rollout.seed=1", "rollout.no=1"])
 
 
 def test_an_integer_serves_as_a_float() -> None:

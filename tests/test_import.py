@@ -278,7 +278,10 @@ def test_steps_become_histories(sampled: Path, tmp_path: Path, policy: Policy) -
             [{"prompt": "nobody asked this", "response": "r", "reward": 1}],
             "none of the 1 logged prompts is in the pool",
         ),
-        ([{"id": "demo-3-00000", "prompt": "", "tokens": [10**6], "reward": 1}], "token id 1000000, and the tokenizer"),
+        (
+            [{"id": "demo-3-00000", "prompt": "", "tokens": [10**6], "reward": 1}],
+            "token id 1000000 is beyond the 49 tokens",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(sampled: Path, tmp_path: Path, rows: Rows, message: str) -> None:

@@ -143,3 +143,68 @@ def test_a_live_policys_sketches_are_those_of_pairs_and_the_model_stays_as_it_wa
     frozen = AutoModelForCausalLM.from_pretrained(POLICY).eval()
     groups = [Group([5, 6, 7], [[13], [10, 11]], [1.0, 0.0]), Group([4], [[10], [12]], [1.0, 0.0])]
     np.testing.assert_allclose(phi, Sketcher(frozen, SketchConfig(dimension=256)).sketch(groups), rtol=1e-4, atol=1e-6)
+
+
+def observed(folder: Path, rewards: list[Any], tokens: list[list[int]], **settings: Any) -> OnlineSelector:
+    """A selector that has seen one batch of one prompt."""
+    grpo = trainer(folder, dataset(28), **settings)
+    grpo.reward_funcs = [lambda **_: rewards]
+    selector = OnlineSelector(grpo.train_dataset["prompt_id"], PICKED)
+    attach(grpo, selector)
+    grpo.model.train()
+    grpo.reward_funcs[0](prompt_id=["p3"] * len(tokens), completion_ids=tokens)
+    selector.pairs = grpo.callback_handler.callbacks[-1].pairs  # type: ignore[attr-defined]
+    return selector
+
+
+def test_rewards_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
+    selector = observed(tmp_path, [1.0, None, float("nan"), 0.0], [[4, 1], [5, 1], [6, 1], [7, 1]])
+    assert selector.state.history.responses.sum() == 2
+    assert selector.pairs.of([3])[3] == ([4, 1], [7, 1])  # type: ignore[attr-defined]
+
+
+def test_a_cut_response_is_no_part_of_a_pair_where_trl_masks_it(tmp_path: Path) -> None:
+    responses = [[4, 5], [5, 1], [6, 1]]
+    plain = observed(tmp_path, [1.0, 1.0, 0.0], responses)
+    masked = observed(tmp_path, [1.0, 1.0, 0.0], responses, mask_truncated_completions=True)
+    assert plain.pairs.of([3])[3].correct == [4, 5]  # type: ignore[attr-defined]
+    assert masked.pairs.of([3])[3].correct == [5, 1]  # type: ignore[attr-defined]
+    assert plain.state.history.responses.sum() == masked.state.history.responses.sum() == 3
+
+
+def test_a_reward_that_says_nothing_is_noticed(tmp_path: Path) -> None:
+    grpo = trainer(tmp_path, dataset(28))
+    grpo.reward_funcs = [lambda **_: [None, None]]
+    attach(grpo, OnlineSelector(grpo.train_dataset["prompt_id"], PICKED))
+    grpo.model.train()
+    batch = {"prompt_id": ["p3", "p3"], "completion_ids": [[4, 1], [5, 1]]}
+    for _ in range(7):
+        grpo.reward_funcs[0](**batch)
+    with pytest.raises(PolicyError, match=r"gave no number for 8 batches in a row"):
+        grpo.reward_funcs[0](**batch)
+
+
+def test_integer_ids_are_ids(tmp_path: Path) -> None:
+    data = dataset(28)
+    numbered = data.remove_columns("prompt_id").add_column("prompt_id", list(range(28)))
+    grpo, selector = trainer(tmp_path, numbered), OnlineSelector(numbered["prompt_id"], PICKED)
+    attach(grpo, selector)
+    grpo.model.train()
+    selector.observe([3, 3], [1.0, 0.0])
+    assert selector.state.history.responses[3] == 2
+
+
+def test_what_cannot_be_followed_is_refused(tmp_path: Path) -> None:
+    data = dataset(28)
+    grpo = trainer(tmp_path, data)
+    attach(grpo, OnlineSelector(data["prompt_id"], PICKED))
+    with pytest.raises(PolicyError, match="has an online selection already"):
+        attach(grpo, OnlineSelector(data["prompt_id"], PICKED))
+    grpo = trainer(tmp_path, data)
+    grpo.tools = [print]
+    with pytest.raises(PolicyError, match="the trainer has tools"):
+        attach(grpo, OnlineSelector(data["prompt_id"], PICKED))
+    grpo.tools = None
+    grpo.train_dataset = data.to_iterable_dataset()
+    with pytest.raises(PolicyError, match="give a Dataset, found IterableDataset"):
+        attach(grpo, OnlineSelector(data["prompt_id"], PICKED))

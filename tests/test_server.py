@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -60,10 +61,10 @@ def test_every_sampling_setting_is_sent(policy: Policy) -> None:
     with CompletionsServer(policy) as server:
         ServerEngine(settings(server.url, temperature=0.7, served_model="me"), policy).sample(tasks(policy))
     sent = server.requests[0]
-    assert (sent["model"], sent["temperature"], sent["n"], sent["max_tokens"]) == ("me", 0.7, 4, 12)
+    assert (sent["model"], sent["temperature"], sent["n"], sent["max_tokens"]) == ("me", 0.7, 1, 12)
     assert (sent["top_p"], sent["top_k"], sent["min_p"], sent["repetition_penalty"]) == (1.0, -1, 0.0, 1.0)
     assert sent["stop_token_ids"] == list(policy.eos_ids)
-    assert len({request["seed"] for request in server.requests}) == len(PROBLEMS)
+    assert len({request["seed"] for request in server.requests}) == 4 * len(PROBLEMS), "a seed a response"
 
 
 def test_without_token_ids_the_text_is_tokenized(policy: Policy) -> None:
@@ -97,7 +98,7 @@ def test_a_refusal_is_final_and_silence_ends_in_one_line(policy: Policy) -> None
         pytest.raises(EngineError, match=r"HTTP 404: .*no model .x."),
     ):
         ServerEngine(settings(server.url), policy).sample(tasks(policy))
-    assert len(server.requests) <= len(PROBLEMS)
+    assert len(server.requests) <= 4 * len(PROBLEMS)
     with pytest.raises(EngineError, match=r"does not answer for 1 s \(ConnectError"):
         ServerEngine(settings(server.url, patience_seconds=1.0), policy).sample(tasks(policy)[:1])
     with pytest.raises(ConfigError, match="base_urls"):
@@ -165,8 +166,8 @@ def test_resumed_after_an_outage_and_a_kill_in_a_round(policy: Policy, tmp_path:
         )
         whole = pipeline.run(run_config(tmp_path, how, 28), tmp_path / "whole").directory
         asked = len(server.requests)
-        first_round = sum(request["n"] == 2 for request in server.requests)
-        assert 28 == first_round < asked
+        first_round = 2 * 28
+        assert first_round < asked
         server.requests.clear()
         server.trouble = lambda number: (503, {}) if number >= first_round + 3 else None
         run = tmp_path / "broken"
@@ -195,3 +196,81 @@ def test_resumed_after_an_outage_and_a_kill_in_a_round(policy: Policy, tmp_path:
         for path in (whole / folder).iterdir():
             assert (run / folder / path.name).read_bytes() == path.read_bytes(), path.name
     assert (run / "scores.parquet").read_bytes() == (whole / "scores.parquet").read_bytes()
+
+
+GOOD = {"index": 0, "text": "19", "finish_reason": "stop"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ([GOOD], "where an object with choices was expected"),
+        ({"error": {"message": "model is sleeping"}}, "answers with an error: model is sleeping"),
+        ({"choices": None}, "answers None as choices"),
+        ({"choices": [GOOD, GOOD]}, "answers 2 responses"),
+        ({"choices": [None]}, "needs text"),
+        ({"choices": [GOOD | {"text": None}]}, r"needs text \(str\), found None"),
+        ({"choices": [{"text": "19", "finish_reason": "stop"}]}, "needs index"),
+        ({"choices": [GOOD | {"finish_reason": None}]}, "needs finish_reason"),
+        ({"choices": [GOOD | {"finish_reason": "abort"}]}, "finished by 'abort' is not whole"),
+        ({"choices": [GOOD | {"token_ids": ["a"]}]}, "token_ids must be a list of integers"),
+        ({"choices": [GOOD | {"token_ids": [4, 151_000]}]}, r"token id 151000, .* 49 tokens: it serves another policy"),
+        ({"choices": [GOOD | {"token_ids": [4, -1]}]}, "token id -1"),
+        ({"choices": [GOOD | {"text": "", "finish_reason": "length"}]}, "an empty response to prompt"),
+    ],
+)
+def test_an_answer_in_another_form_ends_in_one_line(policy: Policy, answer: Any, message: str) -> None:
+    with (
+        CompletionsServer(policy, lambda _: (200, answer)) as server,
+        pytest.raises(EngineError, match=message) as refusal,
+    ):
+        ServerEngine(settings(server.url), policy).sample(tasks(policy)[:1])
+    assert "\n" not in str(refusal.value)
+    assert server.url in str(refusal.value)
+
+
+VLLM = {"stop_reason": None, "token_ids": [8, 9, 1], "logprobs": {"token_logprobs": [-0.5, -0.25, -0.125]}}
+SGLANG = {"matched_stop": 1, "logprobs": {"token_logprobs": [-0.5, -0.25], "tokens": ["5", "6"], "top_logprobs": []}}
+TGI = {"finish_reason": "eos_token", "logprobs": None}
+
+
+@pytest.mark.parametrize("added", [VLLM, SGLANG, TGI, SGLANG | {"token_ids": [8, 9]}])
+def test_the_answers_of_three_servers_end_as_training_sees_them(policy: Policy, added: dict[str, Any]) -> None:
+    """vLLM tells the end token; SGLang and TGI leave it out, of the text and of the ids, and say that it was there."""
+    choice = {"index": 0, "text": policy.decode([8, 9]), "finish_reason": "stop"} | added
+    with CompletionsServer(policy, lambda _: (200, {"object": "text_completion", "choices": [choice]})) as server:
+        (made,) = ServerEngine(settings(server.url), policy).sample([Task("a", [5, 6], 1)])
+    assert (made.tokens, made.text, made.finish) == ([8, 9, 1], policy.decode([8, 9]), "stop")
+    assert len(made.log_probabilities) == 3
+    assert [x for x in made.log_probabilities if math.isfinite(x)] == ([-0.5, -0.25, -0.125] if added is VLLM else
+        [-0.5, -0.25] if "token_ids" in added else [])  # fmt: skip
+
+
+@pytest.mark.parametrize("url", ["localhost:1/v1", "ftp://localhost/v1", "http://localhost:port/v1", "http://[::1/v1"])
+def test_a_malformed_address_is_final(policy: Policy, url: str) -> None:
+    with pytest.raises(EngineError, match=r"is no address of a server .*rollout\.base_urls"):
+        ServerEngine(settings(url), policy).sample(tasks(policy)[:1])
+
+
+def test_the_first_trouble_is_told_at_once_and_once(policy: Policy) -> None:
+    told: list[str] = []
+    with CompletionsServer(policy, lambda number: (503, {}) if number < 3 else None) as server:
+        ServerEngine(settings(server.url), policy, told.append).sample(tasks(policy)[:2])
+    assert len(told) == 1
+    assert told[0].startswith(f"rollout: {server.url}: HTTP 503")
+    assert "for up to 30 s" in told[0]
+
+
+@pytest.mark.parametrize("logs", [{}, {"logprobs": {"token_logprobs": [-0.3, -0.1]}}])
+def test_groups_that_are_all_equal_are_refused(policy: Policy, logs: dict[str, Any]) -> None:
+    """A server that ignores the seed answers 24 of 24 prompts with copies; a sure policy says so."""
+    same = GOOD | {"token_ids": [8, 1]} | logs
+    pool = [Task(f"p{k}", [5, 6], 8) for k in range(24)]
+    with (
+        CompletionsServer(policy, lambda _: (200, {"choices": [same]})) as server,
+        pytest.raises(EngineError, match=r"all responses to a prompt are the same, for each of 24 prompts"),
+    ):
+        ServerEngine(settings(server.url), policy).sample(pool)
+    sure = GOOD | {"token_ids": [8, 1], "logprobs": {"token_logprobs": [-1e-4, 0.0]}}
+    with CompletionsServer(policy, lambda _: (200, {"choices": [sure]})) as server:
+        assert len(ServerEngine(settings(server.url), policy).sample(pool)) == 24 * 8

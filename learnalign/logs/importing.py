@@ -270,7 +270,9 @@ def _write_parts(run: RunDir, groups: list[LoggedGroup], policy: Renderer) -> li
         if longest > policy.context:
             reasons[group.prompt_id] = f"{longest:,} tokens are more than the context of {policy.context:,}"
             continue
-        check_range(group.prompt_id, [group.prompt, *(tokens for _, tokens in encoded)], policy)
+        if foreign := out_of_range([group.prompt, *(tokens for _, tokens in encoded)], policy):
+            reasons[group.prompt_id] = foreign
+            continue
         rows += _rows(group, encoded, policy)
         if len(rows) >= PART_ROWS:
             _write_part(run, parts, rows)
@@ -332,15 +334,18 @@ def _ended(tokens: list[int], policy: Renderer) -> Tokens:
     return np.array(tokens, np.int32)
 
 
-def check_range(prompt_id: str, texts: Iterable[Tokens], policy: Renderer) -> None:
-    """Raise `LogError` for token ids of a prompt and its responses that the policy's tokenizer lacks."""
-    size = len(policy.tokenizer)
+def out_of_range(texts: Iterable[Tokens], policy: Renderer) -> str:
+    """What is wrong with the token ids of a prompt and its responses; empty where the policy's model knows all.
+
+    The model's vocabulary counts, not the tokenizer's: embeddings padded to a round number can be sampled too.
+    """
     largest = max(int(tokens.max()) for tokens in texts)
-    if largest >= size:
-        raise LogError(
-            f"prompt {prompt_id!r} has token id {largest}, and the tokenizer of {policy.name!r} only {size:,} "
-            "tokens: is it the policy that the rollouts were logged with?"
-        )
+    if largest < policy.vocabulary:
+        return ""
+    return (
+        f"token id {largest} is beyond the {policy.vocabulary:,} tokens that {policy.name!r} knows: "
+        "is it the policy that the rollouts were logged with?"
+    )
 
 
 def _write_part(run: RunDir, number: int, rows: list[tuple[Any, ...]]) -> None:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from learnalign.config import Config, WarmupConfig
 from learnalign.errors import CostlyProductsError, RunError
-from learnalign.logs.importing import Sampled, check_range, logged_steps, response_tokens
+from learnalign.logs.importing import Sampled, logged_steps, out_of_range, response_tokens
 from learnalign.online import OnlineSelector
 from learnalign.online.pairs import Pairs
 from learnalign.policy import Renderer, load_renderer
@@ -171,12 +171,12 @@ class _CheckpointPolicy:
                 self._add(self.place[prompt_id], list(group), policy)
 
     def _add(self, place: int, group: list[Sampled], policy: Renderer) -> None:
-        """Remember the first response of each kind; none of a prompt with one that does not fit the context."""
+        """Remember the first response of each kind; none of a prompt with one that the policy cannot hold."""
         first = {one.correct: one for one in reversed(group)}
         responses = [response_tokens(one.logged, policy) for one in first.values()]
         prompt = group[0].prompt
-        check_range(group[0].prompt_id, [prompt, *responses], policy)
-        if len(prompt) + max(map(len, responses)) <= policy.context:
+        fits = len(prompt) + max(map(len, responses)) <= policy.context
+        if fits and not out_of_range([prompt, *responses], policy):
             self.prompts[place] = prompt.tolist()
             self.pairs.observe(place, [tokens.tolist() for tokens in responses], list(first))
 

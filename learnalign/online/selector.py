@@ -40,15 +40,15 @@ from learnalign.scoring.rows import Integers
 class OnlineSelector:
     """Keeps what is known of a pool while a policy trains on it, and picks prompts again and again.
 
-    pool: [N] ids of the prompts, all different. n: how many are picked. settings: what an update may spend. seed: of
-    what is drawn. directory: where the state is kept, so that it survives a kill; one that holds a state is taken up.
-    threshold: the reward from which on a response is correct.
+    pool: [N] ids of the prompts, all different as text. n: how many are picked. settings: what an update may spend.
+    seed: of what is drawn. directory: where the state is kept, so that it survives a kill; one that holds a state is
+    taken up. threshold: the reward from which on a response is correct.
     Raises `ArrayError` for ids that repeat or an n outside 1..N, `RunError` for the directory of another pool.
     """
 
     def __init__(
         self,
-        pool: Sequence[str],
+        pool: Sequence[str | int],
         n: int,
         *,
         settings: OnlineConfig | None = None,
@@ -56,7 +56,7 @@ class OnlineSelector:
         directory: str | Path | None = None,
         threshold: float = 1.0,
     ) -> None:
-        self.ids = list(pool)
+        self.ids = [str(prompt_id) for prompt_id in pool]
         self._at = {prompt_id: k for k, prompt_id in enumerate(self.ids)}
         if len(self._at) != len(self.ids):
             raise ArrayError(f"the ids of a pool must all differ: {len(self.ids) - len(self._at):,} repeat")
@@ -84,7 +84,7 @@ class OnlineSelector:
         """Whether a directory holds verdicts that came after the last update."""
         return self._folder is not None and self._folder.noted(self.updates)
 
-    def observe(self, ids: Sequence[str], rewards: Sequence[float], step: int | None = None) -> bool:
+    def observe(self, ids: Sequence[str | int], rewards: Sequence[float], step: int | None = None) -> bool:
         """Count responses that the training itself has sampled: a prompt's id and a reward for each.
 
         Call it once a training step: all that one call tells of a prompt is of one time. Where steps have numbers, one
@@ -96,10 +96,10 @@ class OnlineSelector:
         values = np.asarray(rewards, np.float64)
         if values.shape != (len(ids),) or not bool(np.isfinite(values).all()):
             raise ArrayError(f"observe needs one finite reward for each of {len(ids)} ids, found {list(rewards)}"[:200])
-        unknown = next((prompt_id for prompt_id in ids if prompt_id not in self._at), None)
+        unknown = next((prompt_id for prompt_id in ids if str(prompt_id) not in self._at), None)
         if unknown is not None:
             raise ArrayError(f"prompt {unknown!r} is not in the pool of this selector")
-        prompts = np.array([self._at[prompt_id] for prompt_id in ids], np.int64)
+        prompts = np.array([self._at[str(prompt_id)] for prompt_id in ids], np.int64)
         correct = values >= self.threshold
         if step is not None and step <= self.state.counted:
             return False

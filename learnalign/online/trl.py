@@ -7,11 +7,14 @@
 
 Nothing is sampled for it: the trainer's reward function also tells the selector what the policy answered. Gradients are
 of the model where it is. One process only. The trainer's loader is one batch ahead, so a new choice comes into effect a
-step later. This module does not train and does not choose.
+step later. Responses that TRL masks because they were cut (`mask_truncated_completions`) give no gradient here either;
+trainers with tools or environments, whose masks are not followed, are refused. The selector's state is not part of the
+trainer's checkpoints. This module does not train and does not choose.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from inspect import iscoroutinefunction, isfunction
@@ -26,6 +29,11 @@ from learnalign.errors import PolicyError
 from learnalign.online.live import LivePolicy
 from learnalign.online.pairs import Pairs
 from learnalign.online.selector import OnlineSelector
+
+MOST_SILENT = 8
+"""Batches in a row without a reward after which the reward function is taken for the wrong one."""
+NOT_FOLLOWED = ("tools", "environments", "rollout_func")
+"""What of a GRPOTrainer puts tokens into responses that the policy did not sample."""
 
 
 def attach(
@@ -122,6 +130,17 @@ def _check(trainer: Any, selector: OnlineSelector, every: int | None, id_column:
         raise PolicyError("an online selection in TRL runs in one process: for several, use 'learnalign next' between")
     if every is not None and every < 1:
         raise PolicyError(f"every must be at least 1 step, found {every}")
+    if any(isinstance(callback, _Updates) for callback in trainer.callback_handler.callbacks):
+        raise PolicyError("this trainer has an online selection already: attach one selector, once")
+    outside = next((name for name in NOT_FOLLOWED if getattr(trainer, name, None)), None)
+    if outside is not None:
+        raise PolicyError(
+            f"the trainer has {outside}, whose tokens are not the policy's: no online selection knows them"
+        )
+    if not hasattr(trainer.train_dataset, "__len__"):
+        raise PolicyError(
+            f"an online selection draws rows by number: give a Dataset, found {type(trainer.train_dataset).__name__}"
+        )
     if id_column not in trainer.train_dataset.column_names:
         raise PolicyError(f"the training dataset needs a column {id_column!r} with the selector's ids")
     ids = {str(prompt_id) for prompt_id in trainer.train_dataset[id_column]}
@@ -140,9 +159,11 @@ def _observing(
 ) -> Callable[..., Any]:
     """The reward function, whose rewards in training the selector also learns, with the responses that they are for."""
     place = {prompt_id: k for k, prompt_id in enumerate(selector.ids)}
+    silent = 0
 
     @wraps(reward)
     def observed(**arguments: Any) -> Any:
+        nonlocal silent
         rewards = reward(**arguments)
         if not trainer.model.training:
             return rewards
@@ -150,15 +171,27 @@ def _observing(
         given = [
             (i, list(tokens), float(r))
             for i, tokens, r in zip(ids, arguments["completion_ids"], rewards, strict=True)
-            if r is not None
+            if r is not None and math.isfinite(r)
         ]
+        silent = 0 if given else silent + 1
+        if silent == MOST_SILENT:
+            raise PolicyError(
+                f"the reward function {reward.__name__!r} gave no number for {silent} batches in a row, so that "
+                "nothing is learned about any prompt: name the one that says what is correct (attach: correct=)"
+            )
         selector.observe([i for i, _, _ in given], [r for _, _, r in given])
-        for prompt_id, group in groupby(given, lambda one: one[0]):
+        whole = [one for one in given if not (trainer.mask_truncated_completions and _cut(trainer, one[1]))]
+        for prompt_id, group in groupby(whole, lambda one: one[0]):
             _, responses, values = zip(*group, strict=True)
             pairs.observe(place[prompt_id], responses, [value >= selector.threshold for value in values])
         return rewards
 
     return observed
+
+
+def _cut(trainer: Any, tokens: Sequence[int]) -> bool:
+    """Whether TRL takes a response for one that was cut."""
+    return not tokens or tokens[-1] not in (*trainer.eos_token_ids, trainer._tokenizer.pad_token_id)
 
 
 def _encode(trainer: Any, prompt: Any) -> list[int]:

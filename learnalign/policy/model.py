@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from learnalign.config import PolicyConfig
 from learnalign.errors import PolicyError
-from learnalign.policy.renderer import Renderer, adapter_base, first_line, load_renderer
+from learnalign.policy.checkpoint import adapter_base
+from learnalign.policy.renderer import Renderer, load_renderer
+from learnalign.policy.weights import load_weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Policy(Renderer):
     """A causal language model in evaluation mode, with its tokenizer."""
 
@@ -50,14 +52,7 @@ class Policy(Renderer):
             ids[row, length - len(prompt) :] = torch.tensor(prompt)
             mask[row, length - len(prompt) :] = 1
         rows = torch.repeat_interleave(torch.tensor(copies)).to(self.device)
-        settings = transformers.GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            pad_token_id=self.pad_id,
-            eos_token_id=list(self.eos_ids),
-        )
+        settings = plain_generation(self, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, use_cache=True)
         output = self.model.generate(  # type: ignore[operator]
             input_ids=ids[rows],
             attention_mask=mask[rows],
@@ -77,7 +72,9 @@ class Policy(Renderer):
         if ids.shape[1] == 0:
             return None
         positions = (mask.cumsum(-1) - 1).clamp_(min=0)
-        output = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True)
+        output = self.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, return_dict=True
+        )
         cache = output.past_key_values
         if type(cache) is not transformers.DynamicCache or not all(
             type(layer) is transformers.cache_utils.DynamicLayer for layer in cache.layers
@@ -89,15 +86,18 @@ class Policy(Renderer):
 
 def load_policy(config: PolicyConfig) -> Policy:
     """Load a policy by directory or hub name. Raises `PolicyError` in one line for whatever is wrong with it."""
-    name = config.model
     device = pick_device(config.device)
-    dtype = _pick_dtype(config.dtype, device)
     renderer = load_renderer(config)
-    try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
-        raise PolicyError(f"cannot load the policy {name!r}: {first_line(error)}") from error
-    return Policy(**vars(renderer), model=model.to(device).eval().requires_grad_(False))
+    model = load_weights(config.model, _pick_dtype(config.dtype, device), plain_generation(renderer), device)
+    return Policy(**vars(renderer), model=model.eval().requires_grad_(False))
+
+
+def plain_generation(renderer: Renderer, **settings: Any) -> transformers.GenerationConfig:
+    """How the policy generates by itself: its end tokens and padding, and nothing of what a checkpoint advises.
+
+    What lies in its generation_config.json (penalties, suppressed tokens, stop strings, ...) would change samples.
+    """
+    return transformers.GenerationConfig(pad_token_id=renderer.pad_id, eos_token_id=list(renderer.eos_ids), **settings)
 
 
 def load_trainable(config: PolicyConfig) -> Any:

@@ -6,19 +6,25 @@ It needs the tokenizer and the configuration, not the weights. This module does 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import transformers
-from jinja2 import TemplateError
 
 from learnalign.config import PolicyConfig
 from learnalign.errors import PolicyError
+from learnalign.policy.checkpoint import adapter_base, first_line, loading, tokenizer_source
+from learnalign.policy.ends import end_tokens
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
+
+ASKS_TIME = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+"""How a chat template asks for the time, with the format."""
 
 
 @dataclass(frozen=True)
@@ -29,24 +35,56 @@ class Renderer:
     tokenizer: Any
     pad_id: int
     eos_ids: tuple[int, ...]
+    """Tokens that end a response; the first is the tokenizer's own where it has one."""
     context: int
     """Most tokens that prompt and response may have together."""
+    vocabulary: int
+    """Token ids that the model knows: its embeddings may be padded beyond the tokenizer's last token."""
     instruction: str
     plain_template: str
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """What the chat template is also told."""
 
     def encode(self, problem: str, messages: str | None) -> list[int]:
         """Token ids of a prompt: JSON chat messages as they are, or a plain problem as one user message."""
+        return self.tokens(self.render(problem, messages))
+
+    def render(self, problem: str, messages: str | None) -> str:
+        """A prompt as the text that the policy reads. Raises `PolicyError` for whatever a chat template raises."""
         if self.tokenizer.chat_template is None:
-            return list(self.tokenizer(self.text(problem, messages))["input_ids"])
-        chat = self.chat(problem, messages)
+            return self.text(problem, messages)
         try:
-            text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
+            chat = self.chat(problem, messages)
+            text: str = self.tokenizer.apply_chat_template(
+                chat, tokenize=False, add_generation_prompt=True, **self.template_kwargs
+            )
+        except Exception as error:  # a template is a program of its own: TypeError, KeyError, ZeroDivisionError, ...
             shown = " ".join(problem.split())[:60]
             raise PolicyError(
                 f"the chat template of {self.name!r} refuses the messages of {shown!r}: {first_line(error)}"
             ) from error
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return text
+
+    def tokens(self, text: str) -> list[int]:
+        """Token ids of a rendered prompt; a chat template writes its special tokens itself."""
+        special = self.tokenizer.chat_template is None
+        return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+
+    @property
+    def dated(self) -> bool:
+        """Whether the chat template asks for the time, so that its prompts change from day to day."""
+        return "strftime_now(" in str(self.tokenizer.chat_template)
+
+    def at(self, when: datetime) -> Renderer:
+        """The same, but its chat template prints the time `when`, in every format that it spells out."""
+        tokenizer = deepcopy(self.tokenizer)
+        templates = tokenizer.chat_template
+        tokenizer.chat_template = (
+            {name: _dated(text, when) for name, text in templates.items()}
+            if isinstance(templates, dict)
+            else _dated(templates, when)
+        )
+        return replace(self, tokenizer=tokenizer)
 
     def chat(self, problem: str, messages: str | None) -> list[dict[str, str]]:
         """A prompt as chat messages."""
@@ -77,34 +115,38 @@ def load_renderer(config: PolicyConfig) -> Renderer:
     if not name:
         raise PolicyError("no policy given: name a model directory or hub name with --model")
     base = adapter_base(name) or name
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-        model_config = transformers.AutoConfig.from_pretrained(base)
-    except (OSError, ValueError, KeyError) as error:
-        raise PolicyError(f"cannot load the policy {name!r}: {first_line(error)}") from error
-    try:
-        eos = transformers.GenerationConfig.from_pretrained(base).eos_token_id
-    except OSError:  # no generation_config.json: what follows is what transformers itself does
-        eos = model_config.get_text_config().eos_token_id
-    eos = tokenizer.eos_token_id if eos is None else eos
-    if eos is None:
-        raise PolicyError(f"the tokenizer of {name!r} has no end-of-sequence token, so no response would ever end")
-    context = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    with loading(name):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_source(name))
+        model_config = transformers.AutoConfig.from_pretrained(base).get_text_config()
+        ends = end_tokens(base, tokenizer, model_config)
+    context = getattr(model_config, "max_position_embeddings", None)
     return Renderer(
         name=name,
         tokenizer=tokenizer,
         pad_id=_pad_id(tokenizer, config.pad_token, name),
-        eos_ids=tuple(eos) if isinstance(eos, (list, tuple)) else (eos,),
+        eos_ids=ends,
         context=context or 1 << 30,
+        vocabulary=max(int(getattr(model_config, "vocab_size", 0) or 0), len(tokenizer)),
         instruction=config.instruction,
         plain_template=config.plain_template,
+        template_kwargs=_template_kwargs(tokenizer, config),
     )
 
 
-def adapter_base(name: str) -> str | None:
-    """The model that a directory's LoRA adapter belongs to; None for a whole model."""
-    settings = Path(name) / "adapter_config.json"
-    return str(json.loads(settings.read_text())["base_model_name_or_path"]) if settings.is_file() else None
+def _dated(template: str, when: datetime) -> str:
+    return ASKS_TIME.sub(lambda found: json.dumps(when.strftime(found[2]), ensure_ascii=False), template)
+
+
+def _template_kwargs(tokenizer: Any, config: PolicyConfig) -> dict[str, Any]:
+    """What the chat template is also told. Raises `PolicyError` where there are several and none is chosen."""
+    told: dict[str, Any] = json.loads(config.chat_template_kwargs or "{}")
+    templates = tokenizer.chat_template
+    if isinstance(templates, dict) and "default" not in templates and "chat_template" not in told:
+        raise PolicyError(
+            f"the tokenizer of {config.model!r} has several chat templates ({', '.join(templates)}) and no default: "
+            f"""choose one, --set 'policy.chat_template_kwargs={{"chat_template": "{next(iter(templates))}"}}'"""
+        )
+    return told
 
 
 def _pad_id(tokenizer: Any, pad_token: str, name: str) -> int:
@@ -119,8 +161,3 @@ def _pad_id(tokenizer: Any, pad_token: str, name: str) -> int:
     if pad_id is None:
         raise PolicyError(f"policy.pad_token {pad_token!r} is not in the vocabulary of {name!r}")
     return int(pad_id)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without its further lines."""
-    return str(error).strip().split("\n")[0]

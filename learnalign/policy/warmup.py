@@ -70,10 +70,15 @@ def train(
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     with tempfile.TemporaryDirectory() as scratch:
         model = load_trainable(policy)
+        use_cache = getattr(model.config, "use_cache", True)
         trainer = trl.GRPOTrainer(
             model,
             judged,
-            trl.GRPOConfig(scratch, **_settings(warmup, rollout, str(model.device))),
+            trl.GRPOConfig(
+                scratch,
+                chat_template_kwargs=renderer.template_kwargs or None,
+                **_settings(warmup, rollout, str(model.device)),
+            ),
             Dataset.from_list(rows),
             processing_class=tokenizer,
             callbacks=[Steps()],
@@ -82,6 +87,7 @@ def train(
         trainer.remove_callback(PrinterCallback)  # standard output is for results
         trainer.train()
     target.mkdir()
+    model.config.use_cache = use_cache  # TRL leaves it off, and whoever loads the result would sample without one
     trainer.model.save_pretrained(target)
     load_renderer(policy).tokenizer.save_pretrained(target)
     return [{k: float(v) for k, v in row.items()} for row in trainer.state.log_history if "reward" in row]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from learnalign.config import Config, RolloutConfig
 from learnalign.policy import Renderer, load_policy
 from learnalign.rollout.engine import Engine
@@ -15,8 +17,12 @@ def batch_sequences(config: RolloutConfig) -> int:
     return config.batch_sequences or BATCH_SEQUENCES[config.engine]
 
 
-def open_engine(config: Config, renderer: Renderer, longest: int) -> Engine:
+def open_engine(
+    config: Config, renderer: Renderer, longest: int, say: Callable[[str], None] = lambda _: None
+) -> Engine:
     """The engine that `rollout.engine` names, ready to sample prompts of up to `longest` tokens.
+
+    say: takes a line for the person who watches.
 
     Raises `PolicyError` or `EngineError` in one line when it cannot be had.
     """
@@ -27,7 +33,7 @@ def open_engine(config: Config, renderer: Renderer, longest: int) -> Engine:
     if config.rollout.engine == "server":
         from learnalign.rollout.openai import ServerEngine
 
-        return ServerEngine(config, renderer)
+        return ServerEngine(config, renderer, say)
     from learnalign.rollout.transformers import LocalEngine
 
     return LocalEngine(load_policy(config.policy), config.rollout)

@@ -9,16 +9,17 @@ temperature 1 unless it runs with `--logprobs-mode processed_logprobs`. This mod
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from learnalign.config import Config
 from learnalign.errors import EngineError, MissingPackageError
 from learnalign.policy import Renderer
+from learnalign.rollout.completions import Choice, only_choice
+from learnalign.rollout.copies import Copies
 from learnalign.rollout.engine import Response, Task, response
 from learnalign.rollout.sampling import request_seed
 
@@ -29,9 +30,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 
 
 class ServerEngine:
-    """Samples over HTTP: one request a prompt, `concurrency` of them at a time, spread over the servers in turn."""
+    """Samples over HTTP: one request a response, `concurrency` of them at a time, spread over the servers in turn."""
 
-    def __init__(self, config: Config, renderer: Renderer) -> None:
+    def __init__(self, config: Config, renderer: Renderer, say: Callable[[str], None] = lambda _: None) -> None:
         try:
             import httpx2
         except ImportError as error:
@@ -40,6 +41,7 @@ class ServerEngine:
         self.urls = [url.rstrip("/") for url in config.rollout.base_urls.split()]
         self.model = config.rollout.served_model or config.policy.model
         self.tokens_told = True
+        self.say, self.troubled, self.copies = say, set[str](), Copies()
 
     def __enter__(self) -> Self:
         return self
@@ -49,39 +51,46 @@ class ServerEngine:
 
     def sample(self, tasks: Sequence[Task]) -> list[Response]:
         """All tasks. Raises `EngineError` where a server refuses, or none answers for `patience_seconds`."""
-        return [r for group in asyncio.run(self._all(tasks)) for r in group]
+        made = asyncio.run(self._all(tasks))
+        self.copies.look(made)
+        return made
 
     def facts(self) -> dict[str, Any]:
         """Engine, and where the token ids come from."""
         return {"engine": "server", "token_ids": "told by the server" if self.tokens_told else "by tokenizing text"}
 
-    async def _all(self, tasks: Sequence[Task]) -> list[list[Response]]:
+    async def _all(self, tasks: Sequence[Task]) -> list[Response]:
         key = os.environ.get("OPENAI_API_KEY")
         gate = asyncio.Semaphore(self.config.concurrency)
+        jobs = [(task, number) for task in tasks for number in range(task.first, task.first + task.responses)]
         async with self.http.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=self.http.Timeout(self.config.patience_seconds, connect=10.0),
             limits=self.http.Limits(max_connections=self.config.concurrency),
         ) as client:
 
-            async def one(number: int, task: Task) -> list[Response]:
+            async def one(turn: int, task: Task, number: int) -> Response:
                 async with gate:
-                    return self._responses(task, await self._ask(client, number, self._body(task)))
+                    return self._response(task, number, *await self._ask(client, turn, self._body(task, number)))
 
-            return await asyncio.gather(*(one(k, task) for k, task in enumerate(tasks)))
+            return await asyncio.gather(*(one(turn, *job) for turn, job in enumerate(jobs)))
 
-    async def _ask(self, client: Any, number: int, body: dict[str, Any]) -> dict[str, Any]:
-        """The answer to one request; tried at the next server, after a pause, until it comes or patience ends."""
+    async def _ask(self, client: Any, turn: int, body: dict[str, Any]) -> tuple[Choice, str]:
+        """The answer to one request and who gave it; tried at the next server, after a pause, until patience ends."""
         started, pause = time.monotonic(), FIRST_PAUSE
-        for attempt in range(number, 1 << 62):
+        for attempt in range(turn, 1 << 62):
             url = self.urls[attempt % len(self.urls)]
             try:
                 answer = await client.post(f"{url}/completions", json=body)
+            except (self.http.InvalidURL, self.http.UnsupportedProtocol, self.http.LocalProtocolError) as error:
+                raise EngineError(f"{url} is no address of a server ({error}): see rollout.base_urls") from error
             except self.http.TransportError as error:
                 trouble = f"{type(error).__name__} {error}".strip()
+                if "[SSL" in trouble:
+                    raise EngineError(f"{url} cannot be reached by https ({trouble}): see rollout.base_urls") from error
             else:
                 if answer.status_code == 200:
-                    return _object(answer, url)
+                    return only_choice(_json(answer, url), url), url
                 trouble = f"HTTP {answer.status_code}: {' '.join(answer.text.split())[:200]}"
                 if answer.status_code not in RETRIED:
                     raise EngineError(f"{url} refuses: {trouble} (rollout.served_model names the model)")
@@ -90,17 +99,27 @@ class ServerEngine:
                     f"{url} does not answer for {self.config.patience_seconds:g} s ({trouble}): "
                     "start it and give the same command again; finished parts are kept"
                 )
+            self._tell(url, trouble)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
         raise AssertionError("unreachable")
 
-    def _body(self, task: Task) -> dict[str, Any]:
-        """Every sampling setting is named: a server's own defaults come from the model's generation_config."""
+    def _tell(self, url: str, trouble: str) -> None:
+        """Say the first trouble with every server at once, so that nobody waits for nothing."""
+        if url not in self.troubled:
+            self.troubled.add(url)
+            self.say(f"rollout: {url}: {trouble}; trying again for up to {self.config.patience_seconds:g} s")
+
+    def _body(self, task: Task, number: int) -> dict[str, Any]:
+        """One response, since some servers give all n of a request the same seed, and so n copies of one.
+
+        Every sampling setting is named: a server's own defaults come from the model's generation_config.
+        """
         return {
             "model": self.model,
             "prompt": task.tokens,
-            "n": task.responses,
-            "seed": request_seed(self.config.seed, task.prompt_id) + task.first,
+            "n": 1,
+            "seed": request_seed(self.config.seed, task.prompt_id) + number,
             "max_tokens": self.config.max_new_tokens,
             "temperature": self.config.temperature,
             "top_p": 1.0,
@@ -112,30 +131,34 @@ class ServerEngine:
             "return_token_ids": True,
         }
 
-    def _responses(self, task: Task, answer: dict[str, Any]) -> list[Response]:
-        choices = sorted(answer.get("choices", []), key=lambda choice: int(choice["index"]))
-        if len(choices) != task.responses:
-            raise EngineError(f"the server gave {len(choices)} responses where {task.responses} were asked for")
-        return [self._response(task, task.first + k, choice) for k, choice in enumerate(choices)]
+    def _response(self, task: Task, number: int, choice: Choice, url: str) -> Response:
+        """A response with its end token, as training would see it. Raises `EngineError` for foreign token ids."""
+        ends, told = self.renderer.eos_ids, choice.tokens is not None
+        self.tokens_told = self.tokens_told and told
+        tokens = choice.tokens or ([] if told else self._tokenized(choice.text))
+        foreign = next((token for token in tokens if not 0 <= token < self.renderer.vocabulary), None)
+        if foreign is not None:
+            raise EngineError(
+                f"{url} gives token id {foreign}, and the policy {self.renderer.name!r} knows "
+                f"{self.renderer.vocabulary:,} tokens: it serves another policy (see rollout.served_model)"
+            )
+        if choice.ended and not (tokens and tokens[-1] in ends):
+            tokens = [*tokens, choice.end if choice.end in ends else ends[0]]
+        if not tokens:
+            raise EngineError(f"{url} gives an empty response to prompt {task.prompt_id!r} that nothing ended")
+        logs = choice.log_probabilities if told else []
+        logs = [*logs, math.nan] if len(logs) == len(tokens) - 1 else logs
+        made = response(
+            self.renderer, task, number, tokens, logs if len(logs) == len(tokens) else [math.nan] * len(tokens)
+        )
+        return made if told else made._replace(text=choice.text)
 
-    def _response(self, task: Task, number: int, choice: dict[str, Any]) -> Response:
-        tokens = choice.get("token_ids")
-        if tokens is None:
-            self.tokens_told = False
-            tokens = self.renderer.tokenizer(choice["text"], add_special_tokens=False)["input_ids"]
-            if choice["finish_reason"] == "stop":
-                tokens = [*tokens, self.renderer.eos_ids[0]]
-            made = response(self.renderer, task, number, tokens, [math.nan] * len(tokens))
-            return made._replace(text=choice["text"])
-        logs = (choice.get("logprobs") or {}).get("token_logprobs") or []
-        if len(logs) != len(tokens):
-            logs = [math.nan] * len(tokens)
-        return response(self.renderer, task, number, tokens, logs)
+    def _tokenized(self, text: str) -> list[int]:
+        return list(self.renderer.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _object(answer: Any, url: str) -> dict[str, Any]:
+def _json(answer: Any, url: str) -> Any:
     try:
-        found: dict[str, Any] = answer.json()
-    except json.JSONDecodeError as error:
+        return answer.json()
+    except ValueError as error:
         raise EngineError(f"{url} answers no JSON: is it the base URL of an OpenAI-compatible server?") from error
-    return found

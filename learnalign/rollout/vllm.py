@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from learnalign.config import Config
 from learnalign.errors import EngineError, MissingPackageError
-from learnalign.policy import Renderer, adapter_base
+from learnalign.policy import Renderer, adapter_base, tokenizer_source
 from learnalign.rollout.engine import Response, Task, require_finite, response
 from learnalign.rollout.sampling import request_seed
 
@@ -45,7 +45,7 @@ class VllmEngine:
         try:
             self.llm = vllm.LLM(
                 model=base or renderer.name,
-                tokenizer=renderer.name,
+                tokenizer=tokenizer_source(renderer.name),
                 dtype=self.dtype,
                 max_model_len=longest + config.rollout.max_new_tokens,
                 tensor_parallel_size=config.rollout.tensor_parallel,

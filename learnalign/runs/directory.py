@@ -21,6 +21,7 @@ import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,13 @@ class RunDir:
         """The policy of the stages after the warm-up: its result, where there is a warm-up."""
         policy = self.config.policy
         return replace(policy, model=str(self.path.absolute() / "warmup")) if self.config.warmup.prompts else policy
+
+    def rendering_time(self) -> datetime:
+        """The time that chat templates are told: that of the first rendering, so that a resumed run has its prompts."""
+        if "rendered" not in self.manifest:
+            self.manifest["rendered"] = datetime.now().isoformat(timespec="seconds")
+            files.write_json(self.path / "manifest.json", self.manifest)
+        return datetime.fromisoformat(self.manifest["rendered"])
 
     def save_config(self, config: Config) -> None:
         """Make `config` the run's configuration."""

@@ -115,7 +115,7 @@ class Rounds:
         if self.engine is None:
             longest = max(len(prompt.tokens) for prompt in self.prompts)  # a later round may ask for any prompt
             config = replace(self.run.config, policy=self.run.policy)
-            self.engine = self._opened.enter_context(open_engine(config, self.renderer, longest))
+            self.engine = self._opened.enter_context(open_engine(config, self.renderer, longest, self.progress.say))
         return self.engine
 
     def _verifier(self) -> OpenVerifier:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from learnalign.config import Config
+from learnalign.runs.directory import RunDir
 
 STAGES = ("pool", "warmup", "rollout", "reward", "sketch", "score", "select", "report")
 
@@ -19,6 +20,12 @@ STAGES = ("pool", "warmup", "rollout", "reward", "sketch", "score", "select", "r
 def stages(config: Config) -> tuple[str, ...]:
     """The stages of a run under a configuration."""
     return STAGES if config.warmup.prompts else tuple(name for name in STAGES if name != "warmup")
+
+
+def told_to_templates(run: RunDir) -> dict[str, str]:
+    """What chat templates are also told, as an input of a stage; nothing where nothing is set."""
+    told = run.config.policy.chat_template_kwargs
+    return {"policy.chat_template_kwargs": told} if told else {}
 
 
 @dataclass(frozen=True)

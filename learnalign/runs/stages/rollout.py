@@ -6,21 +6,25 @@ Where responses are spread over the prompts by what is known of them, they are s
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from learnalign import files
 from learnalign.config import section_dict
 from learnalign.errors import PolicyError, PoolError
-from learnalign.policy import Renderer, load_renderer, policy_digest
+from learnalign.policy import Renderer, adapter_base, load_renderer, policy_digest
 from learnalign.progress import Progress
 from learnalign.rollout.allocation import Counts, Round, next_round, rounds
 from learnalign.runs.directory import RunDir
 from learnalign.runs.rounds import Rounds, TokenizedPrompt
-from learnalign.runs.stages import Outcome
+from learnalign.runs.stages import Outcome, told_to_templates
 from learnalign.runs.verifier import verifier_inputs
 from learnalign.schemas import DROPPED, SKIPPED
 
@@ -30,6 +34,8 @@ COSTLY = True
 
 OPERATION = ("base_urls", "concurrency", "patience_seconds", "tensor_parallel")
 """Settings of [rollout] that decide how and where responses are sampled, not which."""
+MANY_CUT = 0.1
+"""Share of cut responses from which on success rates say more about the limit than about the policy."""
 HALVING = ("budget", "keep")
 """Settings that count for `halving` only."""
 
@@ -42,6 +48,7 @@ def inputs(run: RunDir) -> dict[str, Any]:
         "pool": run.output("pool", "pool.parquet"),
         "policy": policy_digest(run.policy.model),
         **{f"policy.{key}": policy[key] for key in ("dtype", "pad_token", "instruction", "plain_template")},
+        **told_to_templates(run),
         **{f"rollout.{k}": v for k, v in section_dict(run.config, "rollout").items() if k not in OPERATION + HALVING},
     }
     if config.allocation != "fixed":
@@ -56,6 +63,9 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
     config = run.config.rollout
     (run.path / "rollouts").mkdir(exist_ok=True)
     renderer = load_renderer(run.policy)
+    if renderer.dated:
+        renderer = renderer.at(run.rendering_time())
+    _check_sketch(run, renderer)
     prompts, skipped = tokenized(run, renderer)
     sampled, correct = np.zeros(len(prompts), np.int64), np.zeros(len(prompts), np.int64)
     with Rounds(run, progress, renderer, prompts) as opened:
@@ -66,13 +76,13 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
             if number < rounds(config) - 1:
                 correct = correct + opened.judge(number)
         facts = {"name": renderer.name, "digest": policy_digest(renderer.name), **opened.policy_facts()}
-        notes = opened.notes()
+        judged = opened.notes()
     _write_skipped(run, skipped)
     if config.allocation == "halving":
         _write_dropped(run, prompts, sampled, now)
-    if skipped:
-        notes.append(f"{len(skipped):,} prompts skipped: too long for the policy's context")
-    return Outcome(int(sampled.sum()), notes, {"policy": facts, "skipped": len(skipped)})
+    cut = cut_share(run.path / "rollouts")
+    notes = _notes(run, renderer, skipped, cut) + judged
+    return Outcome(int(sampled.sum()), notes, {"policy": facts, "skipped": len(skipped), "cut": cut})
 
 
 def _check_count(run: RunDir) -> None:
@@ -82,29 +92,89 @@ def _check_count(run: RunDir) -> None:
         raise PoolError(f"{wanted:,} prompts are to be selected from a pool of {rows:,}: lower --select")
 
 
+def _check_sketch(run: RunDir, renderer: Renderer) -> None:
+    """Refuse at once, before anything is sampled, a policy that the sketch would refuse after it."""
+    sketch = run.config.sketch
+    if sketch.space == "lora" and adapter_base(renderer.name) is None:
+        raise PolicyError(f"sketch.space is 'lora', but the policy {renderer.name!r} is no LoRA adapter: use 'full'")
+    if not sketch.reference:
+        return
+    other = load_renderer(replace(run.config.policy, model=sketch.reference)).vocabulary
+    if other != renderer.vocabulary:
+        raise PolicyError(
+            f"the reference policy {sketch.reference!r} has a vocabulary of {other:,} tokens, and the policy "
+            f"{renderer.vocabulary:,}: the KL term needs the same"
+        )
+
+
 def _keep(run: RunDir) -> int:
     return run.config.rollout.keep or 2 * run.config.select.n
 
 
 def tokenized(run: RunDir, renderer: Renderer) -> tuple[list[TokenizedPrompt], list[tuple[str, str]]]:
-    """Prompts as token ids, and those that do not fit with the reason."""
-    room = renderer.context - run.config.rollout.max_new_tokens
-    prompts, skipped = [], []
+    """Prompts as token ids, and those that cannot be sampled with the reason.
+
+    Raises `PolicyError` where the template drops what tells two problems apart.
+    """
+    most = run.config.rollout.max_new_tokens
+    prompts, skipped, told = [], [], dict[str, str]()
     table = pq.read_table(run.path / "pool.parquet", columns=["prompt_id", "problem", "messages"])
     for batch in table.to_batches():
         for row in batch.to_pylist():
-            tokens = renderer.encode(row["problem"], row["messages"])
-            if len(tokens) <= room:
+            text = renderer.render(row["problem"], row["messages"])
+            tokens = renderer.tokens(text)
+            _require_own_text(text, row["messages"] or row["problem"], told, renderer.name)
+            if tokens and len(tokens) + most <= renderer.context:
                 prompts.append(TokenizedPrompt(row["prompt_id"], tokens))
                 continue
             reason = (
-                f"prompt of {len(tokens):,} tokens and up to {run.config.rollout.max_new_tokens:,} new ones "
+                f"prompt of {len(tokens):,} tokens and up to {most:,} new ones "
                 f"are more than the context of {renderer.context:,}"
             )
-            skipped.append((row["prompt_id"], reason))
+            skipped.append((row["prompt_id"], reason if tokens else "the prompt is empty when it is rendered"))
     if not prompts:
         raise PolicyError(f"no prompt fits the policy; the first: {skipped[0][1]}; lower rollout.max_new_tokens")
     return prompts, skipped
+
+
+def _require_own_text(text: str, problem: str, told: dict[str, str], name: str) -> None:
+    """Raise `PolicyError` where another problem was rendered to the same text. told: digests of those before."""
+    own, of = (hashlib.blake2b(" ".join(part.split()).encode(), digest_size=16).hexdigest() for part in (text, problem))
+    if text and told.setdefault(own, of) != of:
+        shown = " ".join(problem.split())[:60]
+        raise PolicyError(
+            f"the template of {name!r} renders {shown!r} and another problem to the same text: it drops the problem; "
+            "give the tokenizer a template that shows the user's message"
+        )
+
+
+def _notes(run: RunDir, renderer: Renderer, skipped: list[tuple[str, str]], cut: float) -> list[str]:
+    """What a person should know of the prompts and responses."""
+    notes, policy, most = [], run.config.policy, run.config.rollout.max_new_tokens
+    empty = sum(reason.endswith("rendered") for _, reason in skipped)
+    if len(skipped) > empty:
+        notes.append(f"{len(skipped) - empty:,} prompts skipped: too long for the policy's context")
+    if empty:
+        notes.append(f"{empty:,} prompts skipped: empty when they are rendered")
+    messages = pq.read_table(run.path / "pool.parquet", columns=["messages"])["messages"]
+    if policy.instruction and messages.null_count == 0:
+        notes.append("policy.instruction changes nothing: all prompts are chat messages, which stay as they are")
+    if policy.chat_template_kwargs and renderer.tokenizer.chat_template is None:
+        notes.append("policy.chat_template_kwargs changes nothing: the tokenizer has no chat template")
+    if cut > MANY_CUT:
+        notes.append(f"warning: {cut:.1%} of the responses were cut at {most:,} tokens: raise rollout.max_new_tokens")
+    elif cut:
+        notes.append(f"{cut:.1%} of the responses were cut at {most:,} tokens (rollout.max_new_tokens)")
+    return notes
+
+
+def cut_share(folder: Path) -> float:
+    """Share of all responses in a folder of rollouts that were cut before the policy ended them."""
+    cut = total = 0
+    for part in folder.glob("part-*.parquet"):
+        finish = pq.read_table(part, columns=["finish"])["finish"]
+        cut, total = cut + pc.sum(pc.equal(finish, "length")).as_py(), total + len(finish)
+    return cut / total if total else 0.0
 
 
 def _write_skipped(run: RunDir, skipped: list[tuple[str, str]]) -> None:

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from torch import nn
 
@@ -51,6 +52,7 @@ def meaning(run: RunDir) -> dict[str, Any]:
         "sketch.seed": config.seed,
         "sketch.dtype": config.dtype,
         **{f"sketch.{name}": getattr(config, name) for name in MEANING},
+        **({"sketch.mask_truncated": True} if config.mask_truncated else {}),
         "fold version": FOLD_VERSION,
     }
 
@@ -127,16 +129,33 @@ def _batches(stream: Iterator[Row], sketcher: Sketcher, batch_tokens: int) -> It
 
 
 def learnable_count(run: RunDir) -> int:
-    """How many prompts `rows_of` gives: from ids and verdicts alone, without the tokens."""
-    folders, columns = (run.path / "rollouts", run.path / "rewards"), (("prompt_id",), ("correct",))
-    return sum(0 < pc.mean(rows["correct"]).as_py() < 1 for rows in groups(folders, columns))
+    """How many prompts `rows_of` gives: from ids, verdicts and ends alone, without the tokens."""
+    folders = (run.path / "rollouts", run.path / "rewards")
+    columns = (("prompt_id", *(["finish"] if run.config.sketch.mask_truncated else [])), ("correct",))
+    return sum(_has_gradient(run, rows) for rows in groups(folders, columns))
 
 
 def rows_of(run: RunDir) -> Iterator[Row]:
-    """Every prompt with 0 < p < 1: its id, success rate, and responses with rewards, in the order of the parts."""
-    columns = (("prompt_id", "prompt_tokens", "tokens"), ("correct", "reward"))
+    """Every prompt with 0 < p < 1: its id, success rate, and responses with rewards, in the order of the parts.
+
+    With `sketch.mask_truncated` the tokens of cut responses weigh nothing, and prompts without another are left out.
+    """
+    masked = run.config.sketch.mask_truncated
+    columns = (("prompt_id", "prompt_tokens", "tokens", *(["finish"] if masked else [])), ("correct", "reward"))
     for rows in groups((run.path / "rollouts", run.path / "rewards"), columns):
-        success = float(np.mean(rows["correct"].to_numpy()))
-        if 0.0 < success < 1.0:
-            group = Group(rows["prompt_tokens"][0].as_py(), rows["tokens"].to_pylist(), rows["reward"].to_pylist())
-            yield rows["prompt_id"][0].as_py(), success, group
+        if not _has_gradient(run, rows):
+            continue
+        tokens = rows["tokens"].to_pylist()
+        weights = None
+        if masked:
+            ends = rows["finish"].to_pylist()
+            weights = [[float(end == "stop")] * len(one) for one, end in zip(tokens, ends, strict=True)]
+        group = Group(rows["prompt_tokens"][0].as_py(), tokens, rows["reward"].to_pylist(), weights)
+        yield rows["prompt_id"][0].as_py(), float(np.mean(rows["correct"].to_numpy())), group
+
+
+def _has_gradient(run: RunDir, rows: pa.Table) -> bool:
+    """Whether a prompt was solved sometimes, not always, and a response is left whose tokens count."""
+    masked = run.config.sketch.mask_truncated
+    left = not masked or bool(pc.any(pc.equal(rows["finish"], "stop")).as_py())
+    return left and bool(0 < pc.mean(rows["correct"]).as_py() < 1)

@@ -22,7 +22,7 @@ from learnalign.progress import Progress
 from learnalign.rollout.engine import Task, plan
 from learnalign.rollout.transformers import LocalEngine
 from learnalign.runs.directory import RunDir
-from learnalign.runs.stages import Outcome
+from learnalign.runs.stages import Outcome, told_to_templates
 from learnalign.runs.verifier import open_verifier, verifier_inputs
 
 NAME = "warmup"
@@ -39,6 +39,7 @@ def inputs(run: RunDir) -> dict[str, Any]:
         "pool": run.output("pool", "pool.parquet"),
         "policy": policy_digest(run.config.policy.model),
         **{f"policy.{key}": policy[key] for key in ("pad_token", "instruction", "plain_template")},
+        **told_to_templates(run),
         **{f"rollout.{key}": rollout[key] for key in ("temperature", "max_new_tokens")},
         **verifier_inputs(run),
         **{f"warmup.{key}": value for key, value in section_dict(run.config, "warmup").items()},
