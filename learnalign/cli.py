@@ -85,8 +85,12 @@ Strategy = Annotated[
 Target = Annotated[
     str | None, typer.Option("--target", help="Pool file of a target set: align with it instead of with the pool.")
 ]
-RewardColumn = Annotated[str, typer.Option(help="Column of the logs with the reward.")]
-CorrectColumn = Annotated[str, typer.Option(help="Column of the logs that is above 0 where correct.")]
+RewardColumn = Annotated[
+    str, typer.Option(help="Column of the logs with the reward; several and their weights as a=1,b=0.5.")
+]
+CorrectColumn = Annotated[
+    str, typer.Option(help="Column of the logs that decides: verdicts, or numbers from reward.threshold on.")
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting, as section.key=value; see RUN/config.toml.")
 ]

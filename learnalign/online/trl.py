@@ -26,6 +26,7 @@ from learnalign.errors import PolicyError
 from learnalign.online.live import LivePolicy
 from learnalign.online.pairs import Pairs
 from learnalign.online.selector import OnlineSelector
+from learnalign.rewards.verdict import is_correct
 
 
 def attach(
@@ -157,7 +158,7 @@ def _observing(
         selector.observe([i for i, _, _ in given], [r for _, _, r in given])
         for prompt_id, group in groupby(given, lambda one: one[0]):
             _, responses, values = zip(*group, strict=True)
-            pairs.observe(place[prompt_id], responses, [value >= selector.threshold for value in values])
+            pairs.observe(place[prompt_id], responses, [is_correct(value, selector.threshold) for value in values])
         return rewards
 
     return observed
