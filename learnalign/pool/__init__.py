@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from learnalign.config import PoolConfig
 from learnalign.errors import PoolError
 from learnalign.files import sha256_file
+from learnalign.pool.arrow import holds_json, is_json
 from learnalign.pool.columns import (
     ColumnPath,
     Columns,
@@ -186,8 +187,13 @@ def _parquet(file: RecordFile, config: PoolConfig) -> tuple[Columns, Iterator[Ba
     parquet = parquet_file(file)
     if parquet.metadata.num_rows == 0:
         raise PoolError(f"the pool {file.path} is empty")
-    columns = find_columns(columns_of_schema(parquet.schema_arrow), config, str(file.path))
-    records = islice(read_records(file, columns.top_level()), config.limit or None)
+    schema = parquet.schema_arrow
+    seen = columns_of_schema(schema)
+    if any(holds_json(field.type) for field in schema):  # the schema does not say what is in JSON
+        first = islice((record for _, record in read_records(file)), BATCH)
+        seen = {**columns_of_records(first), **{n: p for n, p in seen.items() if not is_json(schema.field(p[0]).type)}}
+    columns = find_columns(seen, config, str(file.path))
+    records = islice(read_records(file, columns.read(schema)), config.limit or None)
     return columns, iter(lambda: list(islice(records, BATCH)), [])
 
 

@@ -67,10 +67,11 @@ class Columns:
     id_found: bool
     """The id column was found by name, not given."""
 
-    def top_level(self) -> list[str]:
-        """The columns that a columnar file has to read."""
+    def read(self, schema: pa.Schema) -> list[str]:
+        """The columns that a columnar file has to read, of structs the fields alone."""
         paths = (self.problem, self.answer, self.id, self.source, self.split)
-        return list(dict.fromkeys(path[0] for path in paths if path))
+        whole = {field.name for field in schema if not pa.types.is_struct(field.type)}
+        return list(dict.fromkeys(path[0] if path[0] in whole else ".".join(path) for path in paths if path))
 
     def names(self) -> dict[str, str]:
         """Role to dotted name, for the roles that were found."""

@@ -30,9 +30,11 @@ import pyarrow.parquet as pq
 
 from learnalign.errors import ArrayError, PoolError
 from learnalign.files import write_parquet, write_text
+from learnalign.pool.arrow import plain_schema
 from learnalign.pool.records import (
     Record,
     RecordFile,
+    parquet_batches,
     parquet_file,
     parse_line,
     raw_lines,
@@ -46,7 +48,6 @@ from learnalign.pool.sources import Paths, pool_files
 OWN = "learnalign_"
 SAMPLE = 1000
 """Rows of a JSON pool that give an empty selection its columns and types."""
-BATCH = 8192
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -142,28 +143,29 @@ def _extra_column(name: str, values: Sequence[Any] | np.ndarray[Any, Any], rows:
 def _selected_table(file: RecordFile, rows: list[int]) -> pa.Table:
     """The rows of a Parquet file, in the order asked for, with the file's own schema and metadata."""
     parquet = parquet_file(file)
-    schema = parquet.schema_arrow
+    schema = plain_schema(parquet.schema_arrow)
     _check_range(file, rows, parquet.metadata.num_rows)
     wanted, position = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
     pieces = []
     with readable_parquet(file.path):
-        for start, batch in _batches_near(parquet, wanted):
-            first, stop = np.searchsorted(wanted, [start, start + len(batch)])
-            pieces.append(batch.take(pa.array(wanted[first:stop] - start)))
-    table = pa.Table.from_batches(pieces, pieces[0].schema if pieces else schema).take(pa.array(position))
+        for start, table in _tables_near(file, parquet, wanted):
+            first, stop = np.searchsorted(wanted, [start, start + len(table)])
+            pieces.append(table.take(pa.array(wanted[first:stop] - start)))
+        together = pa.concat_tables(pieces) if pieces else schema.empty_table()
+        ordered = together.take(pa.array(position))
     keep = [i for i, name in enumerate(schema.names) if not name.startswith(OWN)]
-    return table.select(keep)
+    return ordered.select(keep)
 
 
-def _batches_near(parquet: pq.ParquetFile, wanted: IntArray) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """(first row, batch) over the row groups that hold a wanted row; `wanted` is sorted."""
+def _tables_near(file: RecordFile, parquet: pq.ParquetFile, wanted: IntArray) -> Iterator[tuple[int, pa.Table]]:
+    """(first row, table) over the row groups that hold a wanted row; `wanted` is sorted."""
     start = 0
     for group in range(parquet.num_row_groups):
         stop = start + parquet.metadata.row_group(group).num_rows
         if np.searchsorted(wanted, start) < np.searchsorted(wanted, stop):
-            for batch in parquet.iter_batches(BATCH, row_groups=[group]):
-                yield start, batch
-                start += len(batch)
+            for table in parquet_batches(file, groups=[group]):
+                yield start, table
+                start += len(table)
         start = stop
 
 
