@@ -14,7 +14,7 @@ from typing import Any
 import transformers
 from jinja2 import TemplateError
 
-from learnalign.config import PolicyConfig
+from learnalign.config import RENDERED, PolicyConfig
 from learnalign.errors import PolicyError
 
 transformers.utils.logging.set_verbosity_error()
@@ -35,7 +35,12 @@ class Renderer:
     plain_template: str
 
     def encode(self, problem: str, messages: str | None) -> list[int]:
-        """Token ids of a prompt: JSON chat messages as they are, or a plain problem as one user message."""
+        """Token ids of a prompt: JSON chat messages as they are, a plain problem as one user message.
+
+        Text that a chat template has made already is taken as it stands.
+        """
+        if messages is None and RENDERED.search(problem):
+            return list(self.tokenizer(problem, add_special_tokens=False)["input_ids"])
         if self.tokenizer.chat_template is None:
             return list(self.tokenizer(self.text(problem, messages))["input_ids"])
         chat = self.chat(problem, messages)

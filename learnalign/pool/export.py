@@ -7,8 +7,9 @@ and does not interpret the pool's columns (see `pool`).
 
 What one of the two formats cannot hold:
 
-- A column of a JSON pool that Arrow cannot hold unchanged (mixed types, integers beyond 64 bits, empty
-  objects) is JSON text in the Parquet file; a note says so. Arrow knows no absent key: it is null there.
+- A column of a JSON pool that Arrow cannot hold unchanged (mixed types, integers beyond 64 bits, empty objects, objects
+  whose keys differ from row to row) has the type `arrow.json` in the Parquet file, which `datasets` reads as the values
+  themselves and others as text; a note says so. A column that a row has not is null there.
 - JSON has no NaN and no infinity: null in the JSONL file; a note says so.
 - Binary values of a Parquet pool are base64 in the JSONL file, times are ISO 8601 text, decimals are text,
   maps are lists of [key, value].
@@ -19,6 +20,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, time
 from pathlib import Path
@@ -132,6 +134,15 @@ def _selected_of_several(files: Sequence[RecordFile], rows: list[int]) -> tuple[
     return table, ordered, list(notes)
 
 
+def try_export(pool_path: Paths, rows: Sequence[int]) -> list[str]:
+    """Do with these rows of the pool what exporting does, and leave nothing; returns the notes.
+
+    So that what cannot be exported is refused before anything is sampled. Raises as `write_selection`.
+    """
+    with tempfile.TemporaryDirectory(prefix="learnalign-") as folder:
+        return write_selection(pool_path, rows, {}, folder).notes
+
+
 def _extra_column(name: str, values: Sequence[Any] | np.ndarray[Any, Any], rows: int) -> pa.Array:
     if not name.startswith(OWN):
         raise ArrayError(f"a column added to a selection must be named {OWN}..., found {name!r}")
@@ -210,8 +221,12 @@ def _table_of_records(records: list[Record]) -> tuple[pa.Table, list[str]]:
         values = [record.get(name) for record in records]
         column = _arrow_column(values)
         if column is None:
-            notes.append(f"column {name!r} cannot be an Arrow column unchanged: JSON text in selection.parquet")
-            column = pa.array([None if v is None else json.dumps(v, ensure_ascii=False) for v in values], pa.string())
+            notes.append(
+                f"column {name!r} cannot be an Arrow column unchanged: JSON in selection.parquet, which datasets reads "
+                "as values; where text arrives, train on selection.jsonl"
+            )
+            text = [None if v is None else json.dumps(v, ensure_ascii=False) for v in values]
+            column = pa.array(text, pa.json_())
         columns[name] = column
     return pa.table(columns), notes
 
@@ -236,9 +251,13 @@ def _holds_empty_struct(kind: pa.DataType) -> bool:
 
 
 def _same(json_value: Any, arrow_value: Any) -> bool:
-    """Equal values, where an absent key is null and a whole number may be a float of the same value."""
+    """Equal values, objects with the same keys; a whole number may be a float of the same value."""
     if isinstance(json_value, dict):
-        return isinstance(arrow_value, dict) and all(_same(json_value.get(k), v) for k, v in arrow_value.items())
+        return (
+            isinstance(arrow_value, dict)
+            and json_value.keys() == arrow_value.keys()
+            and all(_same(json_value[k], v) for k, v in arrow_value.items())
+        )
     if isinstance(json_value, list | tuple):
         return (
             isinstance(arrow_value, list)

@@ -71,7 +71,7 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
     if config.allocation == "halving":
         _write_dropped(run, prompts, sampled, now)
     if skipped:
-        notes.append(f"{len(skipped):,} prompts skipped: too long for the policy's context")
+        notes.append(f"{len(skipped):,} prompts skipped: too long, such as: {skipped[0][1]}")
     return Outcome(int(sampled.sum()), notes, {"policy": facts, "skipped": len(skipped)})
 
 
@@ -89,11 +89,16 @@ def _keep(run: RunDir) -> int:
 def tokenized(run: RunDir, renderer: Renderer) -> tuple[list[TokenizedPrompt], list[tuple[str, str]]]:
     """Prompts as token ids, and those that do not fit with the reason."""
     room = renderer.context - run.config.rollout.max_new_tokens
+    limit = run.config.rollout.max_prompt_tokens
     prompts, skipped = [], []
     table = pq.read_table(run.path / "pool.parquet", columns=["prompt_id", "problem", "messages"])
     for batch in table.to_batches():
         for row in batch.to_pylist():
             tokens = renderer.encode(row["problem"], row["messages"])
+            if limit and len(tokens) > limit:
+                reason = f"prompt of {len(tokens):,} tokens is longer than rollout.max_prompt_tokens of {limit:,}"
+                skipped.append((row["prompt_id"], reason))
+                continue
             if len(tokens) <= room:
                 prompts.append(TokenizedPrompt(row["prompt_id"], tokens))
                 continue
@@ -103,7 +108,9 @@ def tokenized(run: RunDir, renderer: Renderer) -> tuple[list[TokenizedPrompt], l
             )
             skipped.append((row["prompt_id"], reason))
     if not prompts:
-        raise PolicyError(f"no prompt fits the policy; the first: {skipped[0][1]}; lower rollout.max_new_tokens")
+        raise PolicyError(
+            f"no prompt fits the policy; the first: {skipped[0][1]}; lower rollout.max_new_tokens or raise rollout.max_prompt_tokens"
+        )
     return prompts, skipped
 
 
