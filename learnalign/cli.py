@@ -363,6 +363,27 @@ def _stage_row(run: RunDir, name: str, changed: list[str]) -> dict[str, Any]:
 
 
 @app.command()
+def export(
+    run: RunArgument,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All prompts that were measured, not the selected.")
+    ] = False,
+) -> None:
+    """Write the whole pool back with its success rates and scores."""
+    with _reported(run):
+        from learnalign.errors import ConfigError
+        from learnalign.runs.directory import open_run
+        from learnalign.runs.export import export_all
+
+        if not everything:
+            raise ConfigError(f"the selection is in {run / 'selection.parquet'} already; give --all for the whole pool")
+        written = export_all(open_run(run))
+        for note in written.notes:
+            print(note)
+        print(f"all prompts with what was measured: {written.parquet} (and .jsonl)")
+
+
+@app.command()
 def check(
     run: RunArgument,
     repair: Annotated[bool, typer.Option("--repair", help="Set damaged sketches aside; run makes them again.")] = False,

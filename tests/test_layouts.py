@@ -245,3 +245,25 @@ def test_rendered_prompts_are_taken_as_they_are(tmp_path: Path) -> None:
     assert policy.encode("12+30", None) != policy.tokenizer("12+30", add_special_tokens=False)["input_ids"]
     notes = pool_of(tmp_path, [{"prompt": text, "answer": "42"}]).notes
     assert notes == ("some prompts are rendered already (they hold the marks of a chat template): taken as they are",)
+
+
+def test_messages_are_kept_whole(tmp_path: Path) -> None:
+    """Tool calls of earlier turns, names, and text in parts reach the chat template; images in parts are refused."""
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+    turns = [
+        {"role": "user", "content": "ask", "name": None},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "3", "name": "f"},
+        {"role": "user", "content": [{"type": "text", "text": "What "}, {"type": "text", "text": "now?"}]},
+    ]
+    pool = pool_of(tmp_path, [{"prompt": turns, "answer": "1"}])
+    assert pool.prompts["problem"].to_pylist() == ["What now?"]
+    assert json.loads(pool.prompts["messages"][0].as_py()) == [
+        {"role": "user", "content": "ask"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "3", "name": "f"},
+        {"role": "user", "content": "What now?"},
+    ]
+    shown = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}]
+    with pytest.raises(PoolError, match="whose content is a list, not text"):
+        pool_of(tmp_path, [{"prompt": shown, "answer": "1"}])

@@ -153,7 +153,7 @@ def required_at(record: dict[str, Any], path: ColumnPath) -> Any:
 def problem_text(value: Any) -> tuple[str, str | None]:
     """(the text a person would read, chat messages as JSON or None) of a problem cell. Raises `ValueError`.
 
-    Of messages, only `role` and `content` are kept; the text is the last user message.
+    Messages are kept whole, but for nulls, with their text as one; the text is the last user message.
     """
     if isinstance(value, str):
         if not value.strip():
@@ -169,7 +169,7 @@ def problem_text(value: Any) -> tuple[str, str | None]:
         raise ValueError("has no user message with text")
     if messages[-1]["role"] == "assistant":
         raise ValueError("ends with an assistant message; a prompt ends where the policy has to answer")
-    return asked[-1], json.dumps(messages, ensure_ascii=False)
+    return asked[-1], json.dumps(messages, ensure_ascii=False, default=str)
 
 
 def answer_text(value: Any, worked: bool) -> str:
@@ -279,10 +279,21 @@ def _listing(seen: dict[str, ColumnPath]) -> str:
     return (", ".join(names[:SHOWN]) or "none") + more
 
 
-def _message(message: Any) -> dict[str, str]:
+def _message(message: Any) -> dict[str, Any]:
+    """A chat message as the policy gets it: role, content as text, and whatever else it holds."""
     if not isinstance(message, dict):
         raise ValueError(f"must hold chat messages with role and content, found {kind_of(message)}")
-    for key in ("role", "content"):
-        if not isinstance(message.get(key), str):
-            raise ValueError(f"has a chat message whose {key} is {kind_of(message.get(key))}, not text")
-    return {"role": message["role"], "content": message["content"]}
+    content = message.get("content")
+    if isinstance(content, list) and content and all(_is_text_part(part) for part in content):
+        content = "".join(part["text"] for part in content)
+    if content is None and message.get("tool_calls"):
+        content = ""
+    for key, value in (("role", message.get("role")), ("content", content)):
+        if not isinstance(value, str):
+            raise ValueError(f"has a chat message whose {key} is {kind_of(value)}, not text")
+    rest = {key: value for key, value in message.items() if value is not None and key not in ("role", "content")}
+    return {"role": message["role"], "content": content, **rest}
+
+
+def _is_text_part(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type", "text") == "text" and isinstance(part.get("text"), str)

@@ -68,8 +68,9 @@ def write_selection(
     rows: Sequence[int] | np.ndarray[Any, Any],
     extra: Mapping[str, Sequence[Any] | np.ndarray[Any, Any]],
     directory: str | Path,
+    name: str = "selection",
 ) -> SelectionFiles:
-    """Write the pool's rows numbered `rows`, in that order, to `directory`/selection.{jsonl,parquet}.
+    """Write the pool's rows numbered `rows`, in that order, to `directory`/`name`.{jsonl,parquet}.
 
     `rows` are row numbers of the pool (`Pool.prompts["row"]`), none for an empty selection. `extra` maps the
     name of each further column, which starts with `learnalign_`, to one value a selected row.
@@ -83,13 +84,13 @@ def write_selection(
     columns = {name: _extra_column(name, values, len(rows)) for name, values in extra.items()}
     files = pool_files(pool_path)
     table, records, notes = _selected(files[0], rows) if len(files) == 1 else _selected_of_several(files, rows)
-    for name, column in columns.items():
-        table = table.append_column(name, column)
+    for added, column in columns.items():
+        table = table.append_column(added, column)
         for record, value in zip(records, column.to_pylist(), strict=True):
-            record[name] = value
+            record[added] = value
     lines, not_finite = _lines(records)
-    notes += [f"column {name!r} holds NaN or infinity: null in selection.jsonl" for name in not_finite]
-    written = SelectionFiles(Path(directory) / "selection.jsonl", Path(directory) / "selection.parquet", notes)
+    notes += [f"column {column!r} holds NaN or infinity: null in {name}.jsonl" for column in not_finite]
+    written = SelectionFiles(Path(directory) / f"{name}.jsonl", Path(directory) / f"{name}.parquet", notes)
     write_text(written.jsonl, lines)
     write_parquet(written.parquet, table)
     return written

@@ -1,4 +1,4 @@
-"""What a person should know of a pool before anything is sampled: answers in disguise, prompts that are rendered already.
+"""What a person should know of a pool before anything is sampled: answers in disguise, prompts rendered already.
 
 This module changes nothing and refuses nothing.
 """
