@@ -231,6 +231,13 @@ def test_one_bad_row_in_a_hundred_is_left_out_and_listed(tmp_path: Path) -> None
 # --- prompts ---
 
 
+def test_tools_that_the_policy_is_not_shown_are_told(tmp_path: Path) -> None:
+    expected = "the column 'tools' is not given to the chat template: prompts are sampled without tools"
+    assert expected in pool_of(tmp_path, [swift(k) for k in range(3)]).notes
+    pq.write_table(pa.Table.from_pylist([{**verl(1), "tools": ["calc"]}]), tmp_path / "p.parquet")
+    assert read_pool(PoolConfig(path=str(tmp_path / "p.parquet"))).notes == (expected,)
+
+
 def test_nemo_gym(tmp_path: Path) -> None:
     rows = [{"responses_create_params": {"input": chat(f"What is {k}?")}, "expected_answer": k} for k in range(2)]
     pool = pool_of(tmp_path, rows)

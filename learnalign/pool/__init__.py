@@ -268,6 +268,8 @@ class _Read:
         if self.copies:
             some = ", ".join(self.copies[:3]) + (", ..." if len(self.copies) > 3 else "")
             notes.append(f"{len(self.copies):,} exact copies of other prompts are left out ({some})")
+        if self.columns.tools:
+            notes.append("the column 'tools' is not given to the chat template: prompts are sampled without tools")
         return notes
 
     def _is_copy(self, cells: tuple[Any, ...]) -> bool:

@@ -70,6 +70,8 @@ class Columns:
     id_found: bool
     """The id column was found by name, not given."""
     images: ColumnPath = ()
+    tools: bool = False
+    """There is a column of tools, which is not read."""
 
     def read(self, schema: pa.Schema) -> list[str]:
         """The columns that a columnar file has to read, of structs the fields alone."""
@@ -128,6 +130,7 @@ def find_columns(seen: dict[str, ColumnPath], config: PoolConfig, where: str, an
         source=_find(seen, "source", config.source_column, SOURCE, where),
         split=_find(seen, "split", "", SPLIT, where),
         id_found=not config.id_column,
+        tools=any(path[0] == "tools" for path in seen.values()),
         images=next(((path[0],) for name, path in seen.items() if name.split(".")[0] in IMAGES), ()),
     )
 

@@ -109,8 +109,8 @@ def tokenized(run: RunDir, renderer: Renderer) -> tuple[list[TokenizedPrompt], l
             skipped.append((row["prompt_id"], reason))
     if not prompts:
         raise PolicyError(
-            f"no prompt fits the policy; the first: {skipped[0][1]}; lower rollout.max_new_tokens or raise "
-            "rollout.max_prompt_tokens"
+            f"no prompt fits the policy; the first: {skipped[0][1]}; lower rollout.max_new_tokens"
+            + (" or raise rollout.max_prompt_tokens" if limit else "")
         )
     return prompts, skipped
 
