@@ -85,8 +85,12 @@ Strategy = Annotated[
 Target = Annotated[
     str | None, typer.Option("--target", help="Pool file of a target set: align with it instead of with the pool.")
 ]
-RewardColumn = Annotated[str, typer.Option(help="Column of the logs with the reward.")]
-CorrectColumn = Annotated[str, typer.Option(help="Column of the logs that is above 0 where correct.")]
+RewardColumn = Annotated[
+    str, typer.Option(help="Column of the logs with the reward; several and their weights as a=1,b=0.5.")
+]
+CorrectColumn = Annotated[
+    str, typer.Option(help="Column of the logs that decides: verdicts, or numbers from reward.threshold on.")
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting, as section.key=value; see RUN/config.toml.")
 ]
@@ -358,6 +362,27 @@ def _stage_row(run: RunDir, name: str, changed: list[str]) -> dict[str, Any]:
         "seconds": record.get("seconds"),
         "changed": changed,
     }
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All prompts that were measured, not the selected.")
+    ] = False,
+) -> None:
+    """Write the whole pool back with its success rates and scores."""
+    with _reported(run):
+        from learnalign.errors import ConfigError
+        from learnalign.runs.directory import open_run
+        from learnalign.runs.export import export_all
+
+        if not everything:
+            raise ConfigError(f"the selection is in {run / 'selection.parquet'} already; give --all for the whole pool")
+        written = export_all(open_run(run))
+        for note in written.notes:
+            print(note)
+        print(f"all prompts with what was measured: {written.parquet} (and .jsonl)")
 
 
 @app.command()

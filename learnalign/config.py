@@ -34,6 +34,8 @@ StrategyName = Literal["top", "greedy", "random_positive", "band", "alignment", 
 VERIFIERS = ("math", "exact", "choice", "code", "imported")
 FUNCTION = re.compile(r".+\.py:[^\W\d]\w*")
 """How a reward of one's own is named: `file.py:function`."""
+RENDERED = re.compile(r"<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|<\|user\|>|<\uff5cUser\uff5c>")
+"""What stands in a text that a chat template has made."""
 MOST_SEED = (1 << 63) - 1
 
 
@@ -68,6 +70,8 @@ class PoolConfig(Section):
     source_column: str = ""
     limit: int = bounded(0, at_least=0, why="0 takes all rows")
     """Use the first `limit` rows only; 0 uses all."""
+    ignore_images: bool = False
+    """Take the text alone of rows that have images, which are refused otherwise."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,8 @@ class RolloutConfig(Section):
     """G; the most that a prompt gets where `allocation` is not `fixed`."""
     temperature: float = bounded(1.0, above=0)
     max_new_tokens: int = bounded(512, above=0)
+    max_prompt_tokens: int = bounded(0, at_least=0, why="0 sets no limit")
+    """Skip longer prompts, as the training will (verl's `max_prompt_length`); 0 takes what fits the context."""
     seed: int = bounded(0, at_least=0, at_most=MOST_SEED)
     batch_sequences: int = bounded(0, at_least=0, why="0 goes by the engine")
     """Sequences sampled together, and the unit of resuming: one Parquet part a batch. 0 is 256 with the engine

@@ -238,12 +238,14 @@ def test_correct_is_the_logged_verdict_or_a_threshold(tmp_path: Path) -> None:
 
 def test_rewards_of_trl_are_added_up(tmp_path: Path) -> None:
     common = {"step": 7, "prompt": "p", "completion": "c", "advantage": 9.0}
-    rows = [{**common, "accuracy": 1.0, "form": 0.5}, {**common, "accuracy": math.nan, "form": 0.25}]
+    rows = [{**common, "accuracy": 1.0, "format": 0.5}, {**common, "accuracy": math.nan, "format": 0.25}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "log.parquet")
     logs = [tmp_path / "log.parquet"]
     assert [(one.reward, one.correct, one.step) for one in read_logs(logs)] == [(1.5, None, 7), (0.25, None, 7)]
-    assert [one.reward for one in read_logs(logs, reward_column="form")] == [0.5, 0.25]
-    assert [one.correct for one in read_logs(logs, correct_column="form")] == [True, True]
+    assert [one.reward for one in read_logs(logs, reward_column="format")] == [0.5, 0.25]
+    assert [one.correct for one in read_logs(logs, correct_column="format", threshold=0.5)] == [True, False]
+    weighted = read_logs(logs, reward_column="accuracy, format=2")
+    assert [one.reward for one in weighted] == [2.0, 0.5]
 
 
 def test_steps_become_histories(sampled: Path, tmp_path: Path, policy: Policy) -> None:

@@ -47,7 +47,9 @@ def chat(text: str) -> list[dict[str, str]]:
 def verl_row(index: Any, source: str = "gsm8k", split: str = "train") -> dict[str, Any]:
     return {
         "data_source": source,
-        "prompt": chat(f"What is {index}?"),
+        "prompt": chat(
+            f"What is {index}?" + (f" ({source}, {split})" if (source, split) != ("gsm8k", "train") else "")
+        ),
         "ability": "math",
         "reward_model": {"style": "rule", "ground_truth": str(index)},
         "extra_info": {"split": split, "index": index},
@@ -134,14 +136,17 @@ def test_verl_index_that_repeats_between_sources_and_splits(tmp_path: Path) -> N
     assert pool.columns["id"] == "data_source/extra_info.split/extra_info.index"
 
 
-def test_verl_index_that_repeats_everywhere_is_refused(tmp_path: Path) -> None:
-    path = lines(tmp_path / "p.jsonl", [verl_row(0), verl_row(1), verl_row(0)])
-    message = refused(path)
-    assert "'gsm8k/train/0'" in message
-    assert "line 1 and line 3" in message
+def test_verl_index_that_repeats_everywhere(tmp_path: Path) -> None:
+    """Nobody asked for it: row numbers take its place. A column that was named is never combined with others."""
+    rows = [verl_row(0), verl_row(1), {**verl_row(0), "prompt": chat("another")}]
+    pool = read(lines(tmp_path / "p.jsonl", rows))
+    assert pool.prompts["prompt_id"].to_pylist() == ["0", "1", "2"]
+    expected = "ids are row numbers: the id 'gsm8k/train/0' (column data_source/extra_info.split/extra_info.index)"
+    assert pool.notes == (f"{expected} occurs twice: line 1 and line 3",)
+    path = lines(tmp_path / "p.jsonl", [verl_row(0, "a"), verl_row(0, "b")])
+    message = refused(path, id_column="extra_info.index")
+    assert "'0'" in message
     assert "--id-column" in message
-    # A column that was asked for by name is never combined with others.
-    assert "'0'" in refused(lines(path, [verl_row(0, "a"), verl_row(0, "b")]), id_column="extra_info.index")
 
 
 def test_trl_prompt_and_solution(tmp_path: Path) -> None:
@@ -173,7 +178,7 @@ def test_columns_by_option_dotted_or_not(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["id", "prompt_id", "uid", "unique_id", "index"])
 def test_ids_by_name(tmp_path: Path, name: str) -> None:
-    rows = [{"question": "q", "answer": "a", name: value} for value in (7, "x", 8.0)]
+    rows = [{"question": f"q{value}", "answer": "a", name: value} for value in (7, "x", 8.0)]
     assert read(lines(tmp_path / "p.jsonl", rows)).prompts["prompt_id"].to_pylist() == ["7", "x", "8"]
 
 
@@ -246,13 +251,13 @@ def test_whole_numbers_read_alike_from_every_type(number: int) -> None:
 
 def test_rows_with_a_blank_answer_are_left_out_and_listed(tmp_path: Path) -> None:
     answers: list[Any] = ["1", None, "2", "", "3"]
-    records = [{"question": "q", "answer": answer} for answer in answers]
+    records: list[dict[str, Any]] = [{"question": "q", "answer": answer} for answer in answers]
     pool = read(lines(tmp_path / "p.jsonl", records))
     assert pool.unanswered == ("line 2", "line 4")
     assert pool.rows == 3
     assert pool.prompts["row"].to_pylist() == [0, 2, 4]
     assert pool.prompts["prompt_id"].to_pylist() == ["0", "2", "4"]
-    many = [records[1], *records[:1] * BATCH, records[2]]
+    many = [records[1], *({"question": f"q{k}", "answer": "1"} for k in range(BATCH)), records[2]]
     assert read(lines(tmp_path / "p.jsonl", many)).prompts["row"].to_pylist() == list(range(1, BATCH + 2))
     message = refused(lines(tmp_path / "p.jsonl", [records[1], records[3]]))
     assert "all 2 rows have a blank answer" in message
@@ -305,7 +310,7 @@ def test_missing_directory_suffix_and_empty(tmp_path: Path) -> None:
         ),
         (b'{"question": " ", "answer": "a"}\n', "the problem in column 'question' has no text"),
         (b'{"question": 3, "answer": "a"}\n', "found a number"),
-        (b'{"question": "q", "answer": ["a", "b"]}\n', "lists 2 acceptable answers"),
+        (b'{"question": "q", "answer": ["a", {"b": 1}]}\n', "must be text or a number, found an object"),
         (b'{"question": "q", "answer": {"x": 1}}\n', "must be text or a number, found an object"),
         (b'{"question": [], "answer": "a"}\n', "is an empty list of chat messages"),
         (
@@ -387,14 +392,14 @@ def test_missing_columns_list_what_was_seen(tmp_path: Path) -> None:
 
 
 def test_repeated_and_missing_ids(tmp_path: Path) -> None:
-    rows = [{"question": "q", "answer": "a", "id": value} for value in ("x", "y", "x")]
+    rows = [{"question": f"q{k}", "answer": "a", "id": value} for k, value in enumerate(("x", "y", "x"))]
     path = lines(tmp_path / "p.jsonl", rows, end="\n\n")
-    message = refused(path)
+    message = refused(path, id_column="id")
     assert "the id 'x' (column id) occurs twice: line 1 and line 5" in message
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
+    assert "row 0 (counted from 0) and row 2 (counted from 0)" in refused(tmp_path / "p.parquet", id_column="id")
     rows[2]["id"] = ""
-    assert "line 5: the id in column 'id' is missing" in refused(lines(path, rows, end="\n\n"))
-    pq.write_table(pa.Table.from_pylist([*rows[:2], rows[0]]), tmp_path / "p.parquet")
-    assert "row 0 (counted from 0) and row 2 (counted from 0)" in refused(tmp_path / "p.parquet")
+    assert "line 5: the id in column 'id' is missing" in refused(lines(path, rows, end="\n\n"), id_column="id")
 
 
 # --- real data ---
@@ -434,9 +439,12 @@ def test_verl(data_dir: Path) -> None:
     assert pool.columns["answer"] == "reward_model.ground_truth"
     assert pool.columns["id"] == "extra_info.index"
     assert pool.unanswered == ("row 265 (counted from 0)",)
-    assert pool.prompts["prompt_id"].to_pylist() == [str(i) for i in range(1209) if i != 265]
+    assert pool.prompts["prompt_id"].to_pylist() == [str(i) for i in range(1209) if i not in (265, 780, 899)]
+    assert pool.notes[0].startswith("2 exact copies of other prompts are left out (row 780")
     assert set(pool.prompts["source"].to_pylist()) == {"deepscaler"}
-    assert "'deepscaler/train/124'" in refused(data_dir / "one-shot-rlvr" / "pi1_r128.parquet")
+    copies = read(data_dir / "one-shot-rlvr" / "pi1_r128.parquet")
+    assert copies.rows == 1
+    assert copies.notes[0].startswith("127 exact copies of other prompts are left out")
 
 
 def test_files_that_are_no_pools(data_dir: Path) -> None:

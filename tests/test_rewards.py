@@ -474,7 +474,7 @@ import sys, threading, time
 from learnalign.rewards import make_verifier
 judge = make_verifier("math", workers=1, timeout_seconds=30, memory_mb=2048)
 judge.judge([r"\\boxed{\\sqrt{4}}"], ["2"])
-print(judge._pool.pids[0], flush=True)
+print(judge.verifier._pool.pids[0], flush=True)
 judge.judge([r"\\boxed{5^{5^{5^{5}}}}"], ["7"])
 """
 

@@ -28,11 +28,14 @@ from learnalign.config import (
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
 from learnalign.errors import ArrayError, CostlyProductsError, PoolError
+from learnalign.policy import load_renderer
 from learnalign.pool.values import column_values
+from learnalign.progress import Progress
 from learnalign.report import render
 from learnalign.runs import pipeline
-from learnalign.runs.directory import open_run
+from learnalign.runs.directory import create_run, open_run
 from learnalign.runs.stages.report import facts
+from learnalign.runs.stages.rollout import tokenized
 from learnalign.selection import STRATEGIES
 from learnalign.store import SketchReader
 
@@ -244,3 +247,52 @@ def test_a_target_where_nothing_is_learnable(unsolved: Path, finished: Path, tmp
     run = Path(shutil.copytree(finished, tmp_path / "other"))
     with pytest.raises(ArrayError, match="no prompt of the target set has a gradient"):
         select_again(run, target=str(unsolved.parent / "pool.jsonl"))
+
+
+def test_the_whole_pool_is_written_back_with_what_was_measured(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    done = CliRunner().invoke(app, ["export", str(run), "--all"])
+    assert done.exit_code == 0, done.output
+    table, scores = pq.read_table(run / "all.parquet"), pq.read_table(run / "scores.parquet")
+    assert table["problem"].to_pylist() == scores["problem"].to_pylist()
+    for name in ("success_rate", "learnability", "score", "state", "responses"):
+        assert table[f"learnalign_{name}"].to_pylist() == scores[name].to_pylist()
+    rows = [json.loads(line) for line in (run / "all.jsonl").read_text().splitlines()]
+    assert [row["learnalign_success_rate"] for row in rows] == scores["success_rate"].to_pylist()
+    assert CliRunner().invoke(app, ["export", str(run)]).exit_code == 2
+    manifest = json.loads((run / "manifest.json").read_text())
+    del manifest["stages"]["score"]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    refused = CliRunner().invoke(app, ["export", str(run), "--all"])
+    assert refused.exit_code == 2
+    assert "has no scores yet" in refused.output
+
+
+def test_prompts_over_the_trainers_limit_are_skipped_and_told(finished: Path, tmp_path: Path) -> None:
+    pool = tmp_path / "pool.jsonl"
+    pool.write_text((finished.parent / "pool.jsonl").read_text())
+    config = open_run(finished).config
+    lengths = [
+        len(row["prompt_tokens"]) for row in pq.read_table(finished / "rollouts" / "part-000000.parquet").to_pylist()
+    ]
+    limit = sorted(set(lengths))[-2]
+    asked = replace(config, pool=PoolConfig(path=str(pool)), rollout=replace(config.rollout, max_prompt_tokens=limit))
+    run = create_run(tmp_path / "run", replace(asked, select=SelectConfig(n=4)))
+    pipeline.advance(run, "pool", Progress(quiet=True))
+    prompts, skipped = tokenized(run, load_renderer(config.policy))
+    assert len(prompts) + len(skipped) == PROMPTS
+    assert max(len(prompt.tokens) for prompt in prompts) == limit
+    assert "is longer than rollout.max_prompt_tokens of" in skipped[0][1]
+
+
+def test_what_cannot_be_exported_is_refused_in_the_pool_step(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PoolError("a type that cannot be written")
+
+    monkeypatch.setattr("learnalign.pool.export.write_parquet", refuse)
+    run = create_run(tmp_path / "run", open_run(finished).config)
+    with pytest.raises(PoolError, match="a type that cannot be written"):
+        pipeline.advance(run, "pool", Progress(quiet=True))

@@ -1,15 +1,15 @@
 """Makes a run directory of rollouts that were logged elsewhere, so that a run goes on at their rewards and sketches.
 
-Responses are grouped by prompt id where the log has one, else by prompt. With a pool, prompts are found in it by id,
-by text, or by what the policy makes of them; what is not in it is left out and counted, and so are the pool's prompts
-without responses. Without a pool the logged prompts and answers become one (`imported.jsonl`).
+Responses are put together by prompt (see `matching`). With a pool, prompts are found in it by id, by text, or by
+what the policy makes of them; what is not in it is left out and counted, and so are the pool's prompts without
+responses. Without a pool the logged prompts and answers become one (`imported.jsonl`).
 
 Token ids are taken as they are. Text is encoded with the policy's tokenizer, and the end token, which logs leave out,
 is added to every response: for one that was cut off, that is a token too many. Prompts become what the policy saw: chat
 messages are rendered, TRL's text is encoded as it stands, a plain problem or what verl logs as the pool's prompt is
 rendered. verl's text without a pool is encoded as it stands, without the special tokens that the log lacks.
 
-The directory appears when it is whole. This module does not read files of logs: see `logs`.
+The directory appears when it is whole. This module does not read files of logs: see `reader`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,19 @@ import pyarrow.parquet as pq
 from learnalign import files
 from learnalign.config import Config
 from learnalign.errors import LogError, RunError
-from learnalign.logs.reader import Logged, Tokens, read_logs
+from learnalign.logs.correct import checked, counts_as_correct
+from learnalign.logs.matching import (
+    Finder,
+    LoggedGroup,
+    by_id_and_prompt,
+    check_found,
+    grouped,
+    own_ids,
+    prompt_tokens,
+)
+from learnalign.logs.reader import read_logs
+from learnalign.logs.record import Logged, Tokens
 from learnalign.policy import Renderer, load_renderer
-from learnalign.pool.columns import problem_text
 from learnalign.progress import Progress
 from learnalign.rollout.parts import part_name
 from learnalign.runs import pipeline
@@ -41,14 +51,6 @@ from learnalign.schemas import LOGGED_ROLLOUTS, SKIPPED
 PART_ROWS = 4096
 POOL = "imported.jsonl"
 HISTORY = "history.json"
-
-
-class LoggedGroup(NamedTuple):
-    """The logged responses of one prompt of the pool."""
-
-    prompt_id: str
-    prompt: Tokens
-    responses: list[Logged]
 
 
 def import_rollouts(
@@ -68,14 +70,17 @@ def import_rollouts(
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise RunError(f"{directory} exists: name a new directory for imported rollouts")
-    logged = list(read_logs(logs, reward_column, correct_column))
+    notes: list[str] = []
+    logged = list(read_logs(logs, reward_column, correct_column, config.reward.threshold, notes))
     config = _with_verifier(config, logged)
+    if config.reward.verifier == "imported":
+        notes.append(checked(logged, config.reward.threshold, bool(correct_column)))
     partial = directory.with_name(directory.name + files.PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)  # of an import that was killed
     run = create_run(partial, config)
     try:
         with run.locked():
-            _fill(run, logged, progress)
+            _fill(run, logged, notes, progress)
         if run.config.pool.path == str((partial / POOL).absolute()):
             pool = replace(run.config.pool, path=str((directory / POOL).absolute()))
             run.save_config(replace(run.config, pool=pool))
@@ -106,20 +111,18 @@ def logged_steps(
     Where a log has rewards only, those from reward.threshold on are correct. Raises `LogError` for logs without
     rewards or of another pool.
     """
-    logged = list(read_logs(logs, reward_column, correct_column))
+    logged = list(read_logs(logs, reward_column, correct_column, run.config.reward.threshold))
     if _with_verifier(run.config, logged).reward.verifier != "imported":
         raise LogError("the logs hold no rewards: they cannot tell what the policy has learned")
-    groups, _ = _matched(run, _grouped(logged), policy)
+    checked(logged, run.config.reward.threshold, bool(correct_column))
+    groups, _, _ = _matched(run, logged, policy)
     steps: dict[int, list[Sampled]] = {}
     for group in groups:
         for one in group.responses:
-            sampled = Sampled(group.prompt_id, group.prompt, one, _correct(one, run.config))
+            correct = counts_as_correct(one, run.config.reward.threshold)
+            sampled = Sampled(group.prompt_id, group.prompt, one, correct)
             steps.setdefault(one.step, []).append(sampled)
     return sorted(steps.items())
-
-
-def _correct(logged: Logged, config: Config) -> bool:
-    return logged.correct if logged.correct is not None else (logged.reward or 0.0) >= config.reward.threshold
 
 
 def _with_verifier(config: Config, logged: list[Logged]) -> Config:
@@ -133,14 +136,20 @@ def _with_verifier(config: Config, logged: list[Logged]) -> Config:
     return replace(config, reward=replace(config.reward, verifier="imported"))
 
 
-def _fill(run: RunDir, logged: list[Logged], progress: Progress) -> None:
+def _fill(run: RunDir, logged: list[Logged], notes: list[str], progress: Progress) -> None:
     """Do what the stages `pool` and `rollout` would do."""
-    grouped = _grouped(logged)
+    own: list[list[Logged]] = []
+    left_out: list[Any] = []
     if not run.config.pool.path:
-        _write_pool(run, grouped)
+        own, said = grouped(logged)
+        notes += [*said, *_write_pool(run, own)]
     pipeline.advance(run, "pool", progress)
     policy = load_renderer(run.config.policy)
-    groups, left_out = _matched(run, grouped, policy)
+    if own:
+        groups = _own_groups(run, own, policy)
+    else:
+        groups, left_out, said = _matched(run, logged, policy)
+        notes += said
     inputs = pipeline.load("rollout").inputs(run)
     run.begin(rollout.NAME, inputs, rollout.PRODUCTS)
     (run.path / "rollouts").mkdir()
@@ -148,7 +157,7 @@ def _fill(run: RunDir, logged: list[Logged], progress: Progress) -> None:
     files.write_parquet(run.path / "rollouts" / "skipped.parquet", pa.Table.from_pylist(skipped, SKIPPED))
     _write_history(run, groups)
     total = sum(len(group.responses) for group in groups)
-    notes = [f"{total:,} responses of {len(groups):,} prompts imported"]
+    notes = [f"{total:,} responses of {len(groups):,} prompts imported", *notes]
     if left_out:
         notes.append(f"{len(left_out):,} logged prompts are not in the pool, such as {left_out[0]!r:.60}")
     if skipped:
@@ -158,106 +167,49 @@ def _fill(run: RunDir, logged: list[Logged], progress: Progress) -> None:
         progress.say(f"import: {note}")
 
 
-def _grouped(logged: list[Logged]) -> list[list[Logged]]:
-    """Responses of one prompt together, prompts in order of appearance."""
-    groups: dict[Any, list[Logged]] = {}
-    for one in logged:
-        tokens = None if one.prompt_tokens is None else one.prompt_tokens.tobytes()
-        key = one.prompt_id or (tokens if one.prompt is None else json.dumps(one.prompt, sort_keys=True))
-        groups.setdefault(key, []).append(one)
-    return list(groups.values())
-
-
-def _write_pool(run: RunDir, grouped: list[list[Logged]]) -> None:
-    """A pool of the logged prompts, for runs without one."""
+def _write_pool(run: RunDir, groups: list[list[Logged]]) -> list[str]:
+    """A pool of the logged prompts, for runs without one; returns what a person should know of it."""
     rows = []
-    for number, (first, *_) in enumerate(grouped):
-        if first.prompt is None or not first.answer:
-            missing = "the prompt's text" if first.prompt is None else "an answer"
+    ids, notes = own_ids(groups)
+    for prompt_id, (first, *_) in zip(ids, groups, strict=True):
+        if not first.prompt or not first.answer:
+            missing = "an answer" if first.prompt else "the prompt's text"
             raise LogError(
-                f"the logged prompt {first.prompt_id or number!r} has not {missing}: name the pool that it is of "
+                f"the logged prompt {prompt_id!r} has not {missing}: name the pool that it is of "
                 "with --pool, so that the selection can be written"
             )
-        rows.append({"id": first.prompt_id or str(number), "prompt": first.prompt, "answer": first.answer})
+        rows.append({"id": prompt_id, "prompt": first.prompt, "answer": first.answer})
     files.write_text(run.path / POOL, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     run.save_config(replace(run.config, pool=replace(run.config.pool, path=str((run.path / POOL).absolute()))))
+    return notes
 
 
-def _matched(run: RunDir, grouped: list[list[Logged]], policy: Renderer) -> tuple[list[LoggedGroup], list[Any]]:
-    """Groups with their prompt of the pool, and what is not in the pool."""
+def _matched(run: RunDir, logged: list[Logged], policy: Renderer) -> tuple[list[LoggedGroup], list[Any], list[str]]:
+    """Groups with their prompt of the pool, what is not in the pool, and what a person should know of it."""
     pool = pq.read_table(run.path / "pool.parquet", columns=["prompt_id", "problem", "messages"]).to_pylist()
-    own = run.config.pool.path == str((run.path / POOL).absolute())
-    if own:  # the pool is the log's own prompts, in their order
-        pairs = [(row, group) for row, group in zip(pool, grouped, strict=True)]
-        return [LoggedGroup(row["prompt_id"], _prompt(row, group[0], policy, True), group) for row, group in pairs], []
-    find = _Finder(pool, policy)
+    find = Finder(pool, policy)
     found: dict[str, LoggedGroup] = {}
-    left_out = []
-    for group in grouped:
-        row = find(group[0])
+    left_out: list[Any] = []
+    for group in by_id_and_prompt(logged):
+        row = find(group)
         if row is None:
             left_out.append(group[0].prompt_id or group[0].prompt)
         elif row["prompt_id"] in found:
             found[row["prompt_id"]].responses.extend(group)
         else:
-            found[row["prompt_id"]] = LoggedGroup(row["prompt_id"], _prompt(row, group[0], policy, False), group)
-    if not found:
-        raise LogError(
-            f"none of the {len(grouped):,} logged prompts is in the pool {run.config.pool.path}, not for example "
-            f"{left_out[0]!r:.60}: is it the pool, and --model the policy, that they were logged with?"
-        )
-    return list(found.values()), left_out
+            prompt = prompt_tokens(row, group[0], policy, False)
+            found[row["prompt_id"]] = LoggedGroup(row["prompt_id"], prompt, group)
+    check_found(list(found), left_out, find, str(run.config.pool.path))
+    return list(found.values()), left_out, find.notes()
 
 
-class _Finder:
-    """Finds the prompt of the pool that a logged one is: by id, by its text, or by what the policy makes of it."""
-
-    def __init__(self, pool: list[dict[str, Any]], policy: Renderer) -> None:
-        self._pool, self._policy = pool, policy
-        self._by_id = {row["prompt_id"]: row for row in pool}
-        self._by_text: dict[str, dict[str, Any]] = {}
-        for row in pool:
-            self._by_text.setdefault(row["problem"].strip(), row)
-        self._by_rendering: dict[str | bytes, dict[str, Any]] = {}
-
-    def __call__(self, logged: Logged) -> dict[str, Any] | None:
-        if logged.prompt_id in self._by_id:
-            return self._by_id[logged.prompt_id]
-        text = logged.prompt if isinstance(logged.prompt, str) else ""
-        if isinstance(logged.prompt, list):
-            text = problem_text(logged.prompt)[0]
-        found = self._by_text.get(text.strip()) if text else None
-        if found is not None:
-            return found
-        if not self._by_rendering:
-            self._render()
-        if logged.prompt_tokens is not None:
-            return self._by_rendering.get(logged.prompt_tokens.tobytes())
-        return self._by_rendering.get(text.strip())
-
-    def _render(self) -> None:
-        """Every prompt as token ids, and as text with and without special tokens."""
-        for row in self._pool:
-            tokens = self._policy.encode(row["problem"], row["messages"])
-            texts = (self._policy.decode(tokens), str(self._policy.tokenizer.decode(tokens)))
-            self._by_rendering.setdefault(np.array(tokens, np.int32).tobytes(), row)
-            for text in texts:
-                self._by_rendering.setdefault(text.strip(), row)
-
-
-def _prompt(row: dict[str, Any], logged: Logged, policy: Renderer, own: bool) -> Tokens:
-    """The prompt's token ids, as the policy saw them. `own`: the pool is made of the log."""
-    if logged.prompt_tokens is not None:
-        return logged.prompt_tokens
-    if isinstance(logged.prompt, list):
-        tokens = policy.encode(*problem_text(logged.prompt))
-    elif logged.form == "literal":
-        tokens = policy.tokenizer(logged.prompt)["input_ids"]
-    elif logged.form == "decoded" and own:
-        tokens = policy.tokenizer(logged.prompt, add_special_tokens=False)["input_ids"]
-    else:
-        tokens = policy.encode(row["problem"], row["messages"])
-    return np.array(tokens, np.int32)
+def _own_groups(run: RunDir, groups: list[list[Logged]], policy: Renderer) -> list[LoggedGroup]:
+    """The groups that the pool was made of, in its order."""
+    pool = pq.read_table(run.path / "pool.parquet", columns=["prompt_id", "problem", "messages"]).to_pylist()
+    return [
+        LoggedGroup(row["prompt_id"], prompt_tokens(row, group[0], policy, True), group)
+        for row, group in zip(pool, groups, strict=True)
+    ]
 
 
 def _write_parts(run: RunDir, groups: list[LoggedGroup], policy: Renderer) -> list[dict[str, str]]:
@@ -365,6 +317,6 @@ def _write_history(run: RunDir, groups: list[LoggedGroup]) -> None:
     for group in groups:
         visits: dict[int, list[bool]] = {}
         for one in group.responses:
-            visits.setdefault(one.step, []).append(_correct(one, run.config))
+            visits.setdefault(one.step, []).append(counts_as_correct(one, run.config.reward.threshold))
         histories[group.prompt_id] = [sum(visits[step]) / len(visits[step]) for step in sorted(visits)]
     files.write_json(run.path / HISTORY, histories)

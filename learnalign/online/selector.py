@@ -34,6 +34,7 @@ from learnalign.online.folder import Folder
 from learnalign.online.history import Doubles, History
 from learnalign.online.measurer import Measurer
 from learnalign.online.state import Facts, State, first_state
+from learnalign.rewards.verdict import is_correct
 from learnalign.scoring.rows import Integers
 
 
@@ -100,7 +101,7 @@ class OnlineSelector:
         if unknown is not None:
             raise ArrayError(f"prompt {unknown!r} is not in the pool of this selector")
         prompts = np.array([self._at[str(prompt_id)] for prompt_id in ids], np.int64)
-        correct = values >= self.threshold
+        correct = np.array([is_correct(value, self.threshold) for value in values.tolist()], np.bool_)
         if step is not None and step <= self.state.counted:
             return False
         if self._folder is not None:

@@ -29,6 +29,7 @@ from learnalign.errors import PolicyError
 from learnalign.online.live import LivePolicy
 from learnalign.online.pairs import Pairs
 from learnalign.online.selector import OnlineSelector
+from learnalign.rewards.verdict import is_correct
 
 MOST_SILENT = 8
 """Batches in a row without a reward after which the reward function is taken for the wrong one."""
@@ -183,7 +184,7 @@ def _observing(
         whole = [one for one in given if not (trainer.mask_truncated_completions and _cut(trainer, one[1]))]
         for prompt_id, group in groupby(whole, lambda one: one[0]):
             _, responses, values = zip(*group, strict=True)
-            pairs.observe(place[prompt_id], responses, [value >= selector.threshold for value in values])
+            pairs.observe(place[prompt_id], responses, [is_correct(value, selector.threshold) for value in values])
         return rewards
 
     return observed

@@ -15,7 +15,7 @@ from typing import Any
 
 import transformers
 
-from learnalign.config import PolicyConfig
+from learnalign.config import RENDERED, PolicyConfig
 from learnalign.errors import PolicyError
 from learnalign.policy.checkpoint import adapter_base, first_line, loading, tokenizer_source
 from learnalign.policy.ends import end_tokens
@@ -46,11 +46,16 @@ class Renderer:
     """What the chat template is also told."""
 
     def encode(self, problem: str, messages: str | None) -> list[int]:
-        """Token ids of a prompt: JSON chat messages as they are, or a plain problem as one user message."""
+        """Token ids of a prompt: JSON chat messages as they are, or a plain problem as one user message.
+
+        Text that a chat template has made already is taken as it stands.
+        """
         return self.tokens(self.render(problem, messages))
 
     def render(self, problem: str, messages: str | None) -> str:
         """A prompt as the text that the policy reads. Raises `PolicyError` for whatever a chat template raises."""
+        if messages is None and RENDERED.search(problem):
+            return problem
         if self.tokenizer.chat_template is None:
             return self.text(problem, messages)
         try:
@@ -66,8 +71,8 @@ class Renderer:
         return text
 
     def tokens(self, text: str) -> list[int]:
-        """Token ids of a rendered prompt; a chat template writes its special tokens itself."""
-        special = self.tokenizer.chat_template is None
+        """Token ids of a rendered prompt; a chat template, here or elsewhere, writes its special tokens itself."""
+        special = self.tokenizer.chat_template is None and not RENDERED.search(text)
         return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
 
     @property

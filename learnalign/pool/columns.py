@@ -22,18 +22,21 @@ import pyarrow as pa
 from learnalign.config import PoolConfig
 from learnalign.errors import PoolError
 
-PROBLEM = ("prompt", "problem", "question", "messages")
+PROBLEM = ("prompt", "problem", "question", "messages", "responses_create_params.input")
 ANSWER = (
     "reward_model.ground_truth",
+    "reward_model.ground_truth.target",
     "answer",
     "final_answer",
     "expected_answer",
     "ground_truth",
+    "golden_answers",
     "solution",
 )
 ID = ("id", "prompt_id", "uid", "unique_id", "extra_info.index", "index")
 SOURCE = ("data_source", "source")
 SPLIT = ("extra_info.split", "split")
+IMAGES = ("images", "image")
 KINDS = {
     type(None): "nothing",
     dict: "an object",
@@ -66,11 +69,15 @@ class Columns:
     split: ColumnPath
     id_found: bool
     """The id column was found by name, not given."""
+    images: ColumnPath = ()
+    tools: bool = False
+    """There is a column of tools, which is not read."""
 
-    def top_level(self) -> list[str]:
-        """The columns that a columnar file has to read."""
-        paths = (self.problem, self.answer, self.id, self.source, self.split)
-        return list(dict.fromkeys(path[0] for path in paths if path))
+    def read(self, schema: pa.Schema) -> list[str]:
+        """The columns that a columnar file has to read, of structs the fields alone."""
+        paths = (self.problem, self.answer, self.id, self.source, self.split, self.images)
+        whole = {field.name for field in schema if not pa.types.is_struct(field.type)}
+        return list(dict.fromkeys(path[0] if path[0] in whole else ".".join(path) for path in paths if path))
 
     def names(self) -> dict[str, str]:
         """Role to dotted name, for the roles that were found."""
@@ -111,15 +118,20 @@ def columns_of_schema(schema: pa.Schema) -> dict[str, ColumnPath]:
     return seen
 
 
-def find_columns(seen: dict[str, ColumnPath], config: PoolConfig, where: str) -> Columns:
-    """Choose the columns, those given in `config` first. Raises `PoolError` that lists the columns seen."""
+def find_columns(seen: dict[str, ColumnPath], config: PoolConfig, where: str, answers: bool = True) -> Columns:
+    """Choose the columns, those given in `config` first. Raises `PoolError` that lists the columns seen.
+
+    answers: there has to be a column of answers.
+    """
     return Columns(
         problem=_find(seen, "problem", config.problem_column, PROBLEM, where, required=True),
-        answer=_find(seen, "answer", config.answer_column, ANSWER, where, required=True),
+        answer=_find(seen, "answer", config.answer_column, ANSWER, where, required=answers),
         id=_find(seen, "id", config.id_column, ID, where),
         source=_find(seen, "source", config.source_column, SOURCE, where),
         split=_find(seen, "split", "", SPLIT, where),
         id_found=not config.id_column,
+        tools=any(path[0] == "tools" for path in seen.values()),
+        images=next(((path[0],) for name, path in seen.items() if name.split(".")[0] in IMAGES), ()),
     )
 
 
@@ -144,7 +156,7 @@ def required_at(record: dict[str, Any], path: ColumnPath) -> Any:
 def problem_text(value: Any) -> tuple[str, str | None]:
     """(the text a person would read, chat messages as JSON or None) of a problem cell. Raises `ValueError`.
 
-    Of messages, only `role` and `content` are kept; the text is the last user message.
+    Messages are kept whole, but for nulls, with their text as one; the text is the last user message.
     """
     if isinstance(value, str):
         if not value.strip():
@@ -160,20 +172,21 @@ def problem_text(value: Any) -> tuple[str, str | None]:
         raise ValueError("has no user message with text")
     if messages[-1]["role"] == "assistant":
         raise ValueError("ends with an assistant message; a prompt ends where the policy has to answer")
-    return asked[-1], json.dumps(messages, ensure_ascii=False)
+    return asked[-1], json.dumps(messages, ensure_ascii=False, default=str)
 
 
 def answer_text(value: Any, worked: bool) -> str:
-    r"""The reference answer as text, "" where there is none. Raises `ValueError` for more than one.
+    r"""The reference answer as text, "" where there is none. Raises `ValueError` for what is no text or number.
 
-    Whole numbers have no decimal point, whatever type holds them (72.0 is "72": data frames turn integer
-    columns with a gap into floats), other numbers are written as Python writes them, truth values are "True"
-    and "False". A list with one entry is that entry. Of a text whose last line is "#### 72" the answer is
-    "72" (GSM8K), and in a `worked` solution it is what the last \boxed{...} holds, where there is one.
+    Whole numbers have no decimal point, whatever type holds them (72.0 is "72": data frames turn integer columns
+    with a gap into floats), other numbers are written as Python writes them, truth values are "True" and "False". A
+    list with one entry is that entry, a longer one a JSON list of accepted answers. Of a text whose last line is
+    "#### 72" the answer is "72" (GSM8K), and in a `worked` solution it is what the last \boxed{...} holds, where
+    there is one.
     """
     if isinstance(value, list):
         if len(value) > 1:
-            raise ValueError(f"lists {len(value)} acceptable answers; keep one of them")
+            return json.dumps([scalar_text(one).strip() for one in value], ensure_ascii=False)
         value = value[0] if value else None
     text = scalar_text(value).strip()
     _, found, last = ("\n" + text).rpartition(GSM8K_FINAL)
@@ -269,10 +282,21 @@ def _listing(seen: dict[str, ColumnPath]) -> str:
     return (", ".join(names[:SHOWN]) or "none") + more
 
 
-def _message(message: Any) -> dict[str, str]:
+def _message(message: Any) -> dict[str, Any]:
+    """A chat message as the policy gets it: role, content as text, and whatever else it holds."""
     if not isinstance(message, dict):
         raise ValueError(f"must hold chat messages with role and content, found {kind_of(message)}")
-    for key in ("role", "content"):
-        if not isinstance(message.get(key), str):
-            raise ValueError(f"has a chat message whose {key} is {kind_of(message.get(key))}, not text")
-    return {"role": message["role"], "content": message["content"]}
+    content = message.get("content")
+    if isinstance(content, list) and content and all(_is_text_part(part) for part in content):
+        content = "".join(part["text"] for part in content)
+    if content is None and message.get("tool_calls"):
+        content = ""
+    for key, value in (("role", message.get("role")), ("content", content)):
+        if not isinstance(value, str):
+            raise ValueError(f"has a chat message whose {key} is {kind_of(value)}, not text")
+    rest = {key: value for key, value in message.items() if value is not None and key not in ("role", "content")}
+    return {"role": message["role"], "content": content, **rest}
+
+
+def _is_text_part(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type", "text") == "text" and isinstance(part.get("text"), str)

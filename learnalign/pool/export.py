@@ -7,8 +7,9 @@ and does not interpret the pool's columns (see `pool`).
 
 What one of the two formats cannot hold:
 
-- A column of a JSON pool that Arrow cannot hold unchanged (mixed types, integers beyond 64 bits, empty
-  objects) is JSON text in the Parquet file; a note says so. Arrow knows no absent key: it is null there.
+- A column of a JSON pool that Arrow cannot hold unchanged (mixed types, integers beyond 64 bits, empty objects, objects
+  whose keys differ from row to row) has the type `arrow.json` in the Parquet file, which `datasets` reads as the values
+  themselves and others as text; a note says so. A column that a row has not is null there.
 - JSON has no NaN and no infinity: null in the JSONL file; a note says so.
 - Binary values of a Parquet pool are base64 in the JSONL file, times are ISO 8601 text, decimals are text,
   maps are lists of [key, value].
@@ -19,6 +20,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, time
 from pathlib import Path
@@ -30,9 +32,11 @@ import pyarrow.parquet as pq
 
 from learnalign.errors import ArrayError, PoolError
 from learnalign.files import write_parquet, write_text
+from learnalign.pool.arrow import plain_schema
 from learnalign.pool.records import (
     Record,
     RecordFile,
+    parquet_batches,
     parquet_file,
     parse_line,
     raw_lines,
@@ -46,7 +50,6 @@ from learnalign.pool.sources import Paths, pool_files
 OWN = "learnalign_"
 SAMPLE = 1000
 """Rows of a JSON pool that give an empty selection its columns and types."""
-BATCH = 8192
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -65,8 +68,9 @@ def write_selection(
     rows: Sequence[int] | np.ndarray[Any, Any],
     extra: Mapping[str, Sequence[Any] | np.ndarray[Any, Any]],
     directory: str | Path,
+    name: str = "selection",
 ) -> SelectionFiles:
-    """Write the pool's rows numbered `rows`, in that order, to `directory`/selection.{jsonl,parquet}.
+    """Write the pool's rows numbered `rows`, in that order, to `directory`/`name`.{jsonl,parquet}.
 
     `rows` are row numbers of the pool (`Pool.prompts["row"]`), none for an empty selection. `extra` maps the
     name of each further column, which starts with `learnalign_`, to one value a selected row.
@@ -80,13 +84,13 @@ def write_selection(
     columns = {name: _extra_column(name, values, len(rows)) for name, values in extra.items()}
     files = pool_files(pool_path)
     table, records, notes = _selected(files[0], rows) if len(files) == 1 else _selected_of_several(files, rows)
-    for name, column in columns.items():
-        table = table.append_column(name, column)
+    for added, column in columns.items():
+        table = table.append_column(added, column)
         for record, value in zip(records, column.to_pylist(), strict=True):
-            record[name] = value
+            record[added] = value
     lines, not_finite = _lines(records)
-    notes += [f"column {name!r} holds NaN or infinity: null in selection.jsonl" for name in not_finite]
-    written = SelectionFiles(Path(directory) / "selection.jsonl", Path(directory) / "selection.parquet", notes)
+    notes += [f"column {column!r} holds NaN or infinity: null in {name}.jsonl" for column in not_finite]
+    written = SelectionFiles(Path(directory) / f"{name}.jsonl", Path(directory) / f"{name}.parquet", notes)
     write_text(written.jsonl, lines)
     write_parquet(written.parquet, table)
     return written
@@ -132,6 +136,15 @@ def _selected_of_several(files: Sequence[RecordFile], rows: list[int]) -> tuple[
     return table, ordered, list(notes)
 
 
+def try_export(pool_path: Paths, rows: Sequence[int]) -> list[str]:
+    """Do with these rows of the pool what exporting does, and leave nothing; returns the notes.
+
+    So that what cannot be exported is refused before anything is sampled. Raises as `write_selection`.
+    """
+    with tempfile.TemporaryDirectory(prefix="learnalign-") as folder:
+        return write_selection(pool_path, rows, {}, folder).notes
+
+
 def _extra_column(name: str, values: Sequence[Any] | np.ndarray[Any, Any], rows: int) -> pa.Array:
     if not name.startswith(OWN):
         raise ArrayError(f"a column added to a selection must be named {OWN}..., found {name!r}")
@@ -143,28 +156,29 @@ def _extra_column(name: str, values: Sequence[Any] | np.ndarray[Any, Any], rows:
 def _selected_table(file: RecordFile, rows: list[int]) -> pa.Table:
     """The rows of a Parquet file, in the order asked for, with the file's own schema and metadata."""
     parquet = parquet_file(file)
-    schema = parquet.schema_arrow
+    schema = plain_schema(parquet.schema_arrow)
     _check_range(file, rows, parquet.metadata.num_rows)
     wanted, position = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
     pieces = []
     with readable_parquet(file.path):
-        for start, batch in _batches_near(parquet, wanted):
-            first, stop = np.searchsorted(wanted, [start, start + len(batch)])
-            pieces.append(batch.take(pa.array(wanted[first:stop] - start)))
-    table = pa.Table.from_batches(pieces, pieces[0].schema if pieces else schema).take(pa.array(position))
+        for start, table in _tables_near(file, parquet, wanted):
+            first, stop = np.searchsorted(wanted, [start, start + len(table)])
+            pieces.append(table.take(pa.array(wanted[first:stop] - start)))
+        together = pa.concat_tables(pieces) if pieces else schema.empty_table()
+        ordered = together.take(pa.array(position))
     keep = [i for i, name in enumerate(schema.names) if not name.startswith(OWN)]
-    return table.select(keep)
+    return ordered.select(keep)
 
 
-def _batches_near(parquet: pq.ParquetFile, wanted: IntArray) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """(first row, batch) over the row groups that hold a wanted row; `wanted` is sorted."""
+def _tables_near(file: RecordFile, parquet: pq.ParquetFile, wanted: IntArray) -> Iterator[tuple[int, pa.Table]]:
+    """(first row, table) over the row groups that hold a wanted row; `wanted` is sorted."""
     start = 0
     for group in range(parquet.num_row_groups):
         stop = start + parquet.metadata.row_group(group).num_rows
         if np.searchsorted(wanted, start) < np.searchsorted(wanted, stop):
-            for batch in parquet.iter_batches(BATCH, row_groups=[group]):
-                yield start, batch
-                start += len(batch)
+            for table in parquet_batches(file, groups=[group]):
+                yield start, table
+                start += len(table)
         start = stop
 
 
@@ -209,11 +223,12 @@ def _table_of_records(records: list[Record]) -> tuple[pa.Table, list[str]]:
         values = [record.get(name) for record in records]
         column = _arrow_column(values)
         if column is None:
-            notes.append(f"column {name!r} cannot be an Arrow column unchanged: JSON text in selection.parquet")
-            column = pa.array(
-                [None if v is None else json.dumps(v, ensure_ascii=False, default=_json_value) for v in values],
-                pa.string(),
+            notes.append(
+                f"column {name!r} cannot be an Arrow column unchanged: JSON in selection.parquet, which datasets reads "
+                "as values; where text arrives, train on selection.jsonl"
             )
+            text = [None if v is None else json.dumps(v, ensure_ascii=False, default=_json_value) for v in values]
+            column = pa.array(text, pa.json_())
         columns[name] = column
     return pa.table(columns), notes
 
@@ -238,9 +253,13 @@ def _holds_empty_struct(kind: pa.DataType) -> bool:
 
 
 def _same(json_value: Any, arrow_value: Any) -> bool:
-    """Equal values, where an absent key is null and a whole number may be a float of the same value."""
+    """Equal values, objects with the same keys; a whole number may be a float of the same value."""
     if isinstance(json_value, dict):
-        return isinstance(arrow_value, dict) and all(_same(json_value.get(k), v) for k, v in arrow_value.items())
+        return (
+            isinstance(arrow_value, dict)
+            and json_value.keys() == arrow_value.keys()
+            and all(_same(json_value[k], v) for k, v in arrow_value.items())
+        )
     if isinstance(json_value, list | tuple):
         return (
             isinstance(arrow_value, list)

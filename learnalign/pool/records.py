@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from learnalign.errors import PoolError
+from learnalign.pool.arrow import decoded, holds_json, without_views
 
 KINDS: dict[str, Literal["lines", "document", "parquet"]] = {
     ".jsonl": "lines",
@@ -29,6 +30,18 @@ KINDS: dict[str, Literal["lines", "document", "parquet"]] = {
 }
 BATCH = 8192
 """Records of a Parquet file that are decoded at a time."""
+
+CONVERT = {
+    ".zst": "unpack it with 'zstd -d'",
+    ".xz": "unpack it with 'xz -d'",
+    ".bz2": "unpack it with 'bunzip2'",
+    ".zip": "unpack it with 'unzip'",
+    ".csv": "write it as Parquet, such as with pandas.read_csv(...).to_parquet(...)",
+    ".tsv": "write it as Parquet, such as with pandas.read_csv(..., sep='\\t').to_parquet(...)",
+    ".arrow": "write it as Parquet, with datasets.Dataset.from_file(...).to_parquet(...)",
+}
+"""What to do with files of other kinds."""
+LFS_POINTER = b"version https://git-lfs"
 
 Record = dict[str, Any]
 
@@ -57,17 +70,21 @@ def open_records(path: str | Path) -> RecordFile:
     kind = KINDS.get(named[-1]) if named else None
     if kind is None or (gzipped and kind == "parquet"):
         known = ", ".join(KINDS)
+        how = CONVERT.get(suffixes[-1]) if suffixes else None
+        if how:
+            raise PoolError(f"the pool {path} is not of a kind that is read: {how}; known: {known}")
         raise PoolError(f"the pool {path} has no known suffix; known: {known}, and .gz after the JSON ones")
-    with _readable(path), open(path, "rb"):
+    with _readable(path):
+        _refuse_pointer(path)
         return RecordFile(path, kind, gzipped)
 
 
 def read_records(file: RecordFile, columns: Sequence[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (place, record) for each record of a file, in order. Raises `PoolError`.
 
-    columns: those that a Parquet file is read for; None is all. JSON Lines are streamed and Parquet is read batch by
-    batch within its row groups (Arrow cannot read every nested column across two of them); a JSON document is held in
-    memory whole.
+    columns: those, or fields of them, that a Parquet file is read for; None is all. JSON Lines are streamed and
+    Parquet is read batch by batch within its row groups (Arrow cannot read every nested column across two of them);
+    a JSON document is held in memory whole.
     """
     if file.kind == "parquet":
         yield from enumerate(record for batch in parquet_batches(file, columns) for record in records_of_table(batch))
@@ -112,13 +129,40 @@ def parquet_file(file: RecordFile) -> pq.ParquetFile:
         return pq.ParquetFile(file.path)
 
 
-def parquet_batches(file: RecordFile, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """A Parquet file in tables of at most `BATCH` rows, none across two row groups. Raises `PoolError`."""
+def parquet_batches(
+    file: RecordFile, columns: Sequence[str] | None = None, groups: Sequence[int] | None = None
+) -> Iterator[pa.Table]:
+    """A Parquet file in tables of at most `BATCH` rows, none across two row groups, views as plain types.
+
+    columns: names of columns, or dotted of their fields; None is all. groups: of rows; None is all. Raises `PoolError`.
+    """
     parquet = parquet_file(file)
     with readable_parquet(file.path):
-        for group in range(parquet.num_row_groups):
-            for batch in parquet.iter_batches(BATCH, row_groups=[group], columns=columns):
-                yield pa.Table.from_batches([batch])
+        for group in range(parquet.num_row_groups) if groups is None else groups:
+            yield from map(without_views, _group_batches(parquet, group, columns))
+
+
+def _group_batches(parquet: pq.ParquetFile, group: int, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+    """One row group in tables; in smaller ones from where Arrow cannot hold a batch (nested text of over 2 GB)."""
+    done, size = 0, BATCH
+    while True:
+        try:
+            for start, batch in _from_row(parquet.iter_batches(size, row_groups=[group], columns=columns), done):
+                yield pa.Table.from_batches([batch.slice(start)])
+                done += len(batch) - start
+            return
+        except (pa.ArrowNotImplementedError, pa.ArrowCapacityError):
+            if size == 1:
+                raise
+            size = max(1, size // 16)
+
+
+def _from_row(batches: Iterator[pa.RecordBatch], row: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """(where to begin in it, batch) for the batches that have rows from `row` on."""
+    for batch in batches:
+        if row < len(batch):
+            yield row, batch
+        row = max(0, row - len(batch))
 
 
 def row_count(file: RecordFile) -> int:
@@ -134,13 +178,24 @@ def readable_parquet(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
+        _refuse_pointer(path)
         first = str(error).splitlines()[0]
         raise PoolError(f"{path} is not a readable Parquet file: {first}") from error
+
+
+def _refuse_pointer(path: Path) -> None:
+    """Raise `PoolError` for what git leaves of a file in Git LFS until it is fetched."""
+    with path.open("rb") as stream:
+        if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise PoolError(f"{path} is a Git LFS pointer, not the file itself: fetch it with 'git lfs pull'")
 
 
 def records_of_table(table: pa.Table) -> list[Record]:
     """Rows as dictionaries of Python values."""
     columns = [_python_values(column) for column in table.columns]
+    for k, field in enumerate(table.schema):
+        if holds_json(field.type):
+            columns[k] = [decoded(value, field.type) for value in columns[k]]
     return [dict(zip(table.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 

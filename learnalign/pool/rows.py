@@ -15,11 +15,10 @@ import pyarrow as pa
 from learnalign.errors import PoolError
 from learnalign.pool.records import (
     RecordFile,
-    parquet_file,
+    parquet_batches,
     parse_line,
     raw_lines,
     read_records,
-    readable_parquet,
     records_of_table,
 )
 from learnalign.pool.sources import Paths, pool_files
@@ -48,13 +47,18 @@ def row_reader(path: Paths) -> RowReader:
     return rows
 
 
+def _row(tables: list[pa.Table], starts: np.ndarray[Any, Any], row: int) -> dict[str, Any]:
+    """One row; tables are not put together, since their text may be more than Arrow holds in one."""
+    k = int(np.searchsorted(starts, row, side="right")) - 1
+    return records_of_table(tables[k].slice(row - int(starts[k]), 1))[0]
+
+
 def _file_reader(file: RecordFile) -> tuple[int, RowReader]:
     """How many rows a file has, and what reads them."""
     if file.kind == "parquet":
-        parquet = parquet_file(file)
-        with readable_parquet(file.path):
-            table = parquet.read()
-        return table.num_rows, lambda rows: records_of_table(table.take(pa.array(rows, pa.int64())))
+        tables = list(parquet_batches(file))
+        starts = np.cumsum([0, *(table.num_rows for table in tables)])
+        return int(starts[-1]), lambda rows: [_row(tables, starts, row) for row in rows]
     if file.kind == "lines":
         lines = list(raw_lines(file))
         return len(lines), lambda rows: [parse_line(file, *lines[row]) for row in rows]

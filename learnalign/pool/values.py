@@ -35,5 +35,5 @@ def _values(file: RecordFile, column: str) -> Iterator[Any]:
     if at is None:
         yield from [None] * parquet.metadata.num_rows
         return
-    for _, record in read_records(file, [at[0]]):
+    for _, record in read_records(file, [".".join(at)]):
         yield value_at(record, at)

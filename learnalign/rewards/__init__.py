@@ -10,6 +10,7 @@ from typing import TypedDict
 
 from learnalign.config import VERIFIERS
 from learnalign.errors import RewardError
+from learnalign.rewards.answers.alternatives import AnyOfVerifier
 from learnalign.rewards.answers.choice import ChoiceVerifier
 from learnalign.rewards.answers.exact import ExactVerifier
 from learnalign.rewards.answers.math import MathVerifier
@@ -51,11 +52,11 @@ def make_verifier(
         return FunctionVerifier(verifier, **limits, threshold=threshold)
     match verifier:
         case "math":
-            return MathVerifier(**limits)
+            return AnyOfVerifier(MathVerifier(**limits))
         case "exact":
-            return ExactVerifier()
+            return AnyOfVerifier(ExactVerifier())
         case "choice":
-            return ChoiceVerifier()
+            return AnyOfVerifier(ChoiceVerifier())
         case "imported":
             raise RewardError("the verifier imported judges nothing: it stands for rewards read by learnalign import")
         case "code":

@@ -9,8 +9,9 @@ and `completion`, one entry a response. Chat prompts come as messages, with comp
 `[{"role": "assistant", "content": text}]`; other prompts as text, with completions as text. verl's function is called
 once a response, TRL's once a prompt with all of its responses. Values that JSON lacks (dates, bytes) reach it as text.
 
-Reward and correctness are kept apart: a response is correct if the "acc" in a returned dict is true; without one, if
-its reward is at least `threshold`. None is a reward of 0 and not correct (`no reward`).
+Reward and correctness are kept apart: a response is correct if the "acc" in a returned dict is true or 1 (0 and -1
+say no, other numbers are refused); without one, if its reward is at least `threshold`. None is a reward of 0 and
+not correct (`no reward`).
 
 The function runs in worker processes of its own, so a hang or a crash costs one call, whose responses are judged wrong
 (`timeout`, `crash`); what it raises is a `RewardError` that names the prompt. It is not sandboxed: it is your code. Its
@@ -27,7 +28,7 @@ from typing import Any
 from learnalign.config import FUNCTION
 from learnalign.errors import RewardError
 from learnalign.files import sha256_file
-from learnalign.rewards.verdict import Prompt, Verdict, Verifier, check_lengths
+from learnalign.rewards.verdict import Prompt, Verdict, Verifier, check_lengths, is_correct
 from learnalign.rewards.workers import START_SECONDS, Question, Reply, WorkerPool
 
 
@@ -102,7 +103,7 @@ class FunctionVerifier(Verifier):
     def _verdict(self, reward: float | None, accurate: bool | None) -> Verdict:
         if reward is None:
             return Verdict(False, 0.0, "no reward")
-        correct = reward >= self._threshold if accurate is None else accurate
+        correct = is_correct(reward, self._threshold) if accurate is None else accurate
         return Verdict(correct, reward, "reward" if correct else "wrong")
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from learnalign.rewards.verdict import as_verdict
 from learnalign.rewards.worker import Answer, CannotServe, serve
 
 SIGNATURES = (
@@ -74,7 +75,16 @@ def _scored(result: Any) -> list[float | bool | None]:
     if "score" not in result:
         raise ValueError(f"the returned dict has no 'score', only {', '.join(map(repr, result)) or 'nothing'}")
     accurate = result.get("acc")
-    return [_number(result["score"]), None if accurate is None else bool(accurate)]
+    return [_number(result["score"]), None if accurate is None else _accuracy(accurate)]
+
+
+def _accuracy(value: Any) -> bool:
+    try:
+        return as_verdict(value)
+    except ValueError as error:
+        raise ValueError(
+            f"the returned 'acc' {error}; leave it out to let reward.threshold decide by 'score'"
+        ) from None
 
 
 def _listed(result: Any, count: int) -> list[Any]:

@@ -1,6 +1,8 @@
 """What every verifier returns, and the shape of a verifier.
 
-This module does not judge anything: `exact`, `math`, `choice`, `code` and `function` do.
+Here is also what a number says, once for all of the package: from which reward on a response is correct
+(`is_correct`), and which numbers are verdicts (`as_verdict`). This module does not judge anything: `exact`, `math`,
+`choice`, `code` and `function` do.
 """
 
 from __future__ import annotations
@@ -11,6 +13,9 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from learnalign.errors import RewardError
+
+ROUNDING = 1e-6
+"""What a reward may be below the threshold, relative to it: rewards that went through float32 are."""
 
 
 class Verdict(NamedTuple):
@@ -70,6 +75,20 @@ class Verifier(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def is_correct(reward: float, threshold: float) -> bool:
+    """Whether a response with this reward is correct: from `threshold` on, up to the rounding of float32."""
+    return reward >= threshold - ROUNDING * max(1.0, abs(threshold))
+
+
+def as_verdict(value: Any) -> bool:
+    """What a logged or returned "acc" says: a truth value, 1 or 0, or 1 or -1. Raises `ValueError` for all else."""
+    if hasattr(value, "item"):  # a NumPy or torch scalar
+        value = value.item()
+    if not isinstance(value, bool | int | float) or value not in (1, 0, -1):
+        raise ValueError(f"must be true or false, 1 or 0, or 1 or -1, found {value!r:.40}")
+    return value > 0
 
 
 def verdict(correct: bool, how: str) -> Verdict:

@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 from learnalign import files
 from learnalign.errors import RewardError
 from learnalign.progress import Progress
-from learnalign.rewards import Verdict
+from learnalign.rewards import Verdict, is_function
+from learnalign.rewards.correctness import all_or_nothing, distinct_rewards
+from learnalign.rewards.verdict import is_correct
 from learnalign.runs.directory import RunDir
 from learnalign.runs.rounds import made_verdicts
 from learnalign.runs.stages import Outcome
@@ -40,7 +42,7 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
     """Verifier the parts that are not judged yet."""
     parts = sorted((run.path / "rollouts").glob("part-*.parquet"))
     total, notes = _judge_parts(run, parts, progress)
-    return Outcome(total, notes=[*notes, *_notes(run)])
+    return Outcome(total, notes=[*notes, *_counted(run), *_notes(run)])
 
 
 def _judge_parts(run: RunDir, parts: Sequence[Path], progress: Progress) -> tuple[int, list[str]]:
@@ -91,9 +93,28 @@ def _imported(rows: pa.Table, threshold: float) -> list[Verdict]:
     """Verdicts as they were logged; where only rewards were, correct from `threshold` on."""
     found = []
     for reward, correct in zip(rows["reward"].to_pylist(), rows["correct"].to_pylist(), strict=True):
-        known = reward >= threshold if correct is None else correct
+        known = is_correct(reward, threshold) if correct is None else correct
         found.append(Verdict(known, reward, "imported" if known else "wrong"))
     return found
+
+
+def _counted(run: RunDir) -> list[str]:
+    """Which rewards count as correct, where numbers decide it. Raises `RewardError` where that cannot be meant."""
+    config = run.config.reward
+    if config.verifier != IMPORTED and not is_function(config.verifier):
+        return []
+    parts = sorted((run.path / "rewards").glob("part-*.parquet"))
+    table = pa.concat_tables(pq.read_table(part, columns=["prompt_id", "reward", "correct"]) for part in parts)
+    prompts = table["prompt_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    rewards, correct = table["reward"].to_numpy(), table["correct"].to_numpy()
+    listed = distinct_rewards(rewards, correct)
+    problem = all_or_nothing(prompts, rewards, correct)
+    if problem:
+        raise RewardError(
+            f"{problem} ({listed}): say from which reward on a response is correct with --set reward.threshold=X "
+            f"(now {config.threshold:g})"
+        )
+    return [listed]
 
 
 def _notes(run: RunDir) -> list[str]:

@@ -116,7 +116,7 @@ def tokenized(run: RunDir, renderer: Renderer) -> tuple[list[TokenizedPrompt], l
 
     Raises `PolicyError` where the template drops what tells two problems apart.
     """
-    most = run.config.rollout.max_new_tokens
+    most, limit = run.config.rollout.max_new_tokens, run.config.rollout.max_prompt_tokens
     prompts, skipped, told = [], [], dict[str, str]()
     table = pq.read_table(run.path / "pool.parquet", columns=["prompt_id", "problem", "messages"])
     for batch in table.to_batches():
@@ -124,6 +124,10 @@ def tokenized(run: RunDir, renderer: Renderer) -> tuple[list[TokenizedPrompt], l
             text = renderer.render(row["problem"], row["messages"])
             tokens = renderer.tokens(text)
             _require_own_text(text, row["messages"] or row["problem"], told, renderer.name)
+            if limit and len(tokens) > limit:
+                reason = f"prompt of {len(tokens):,} tokens is longer than rollout.max_prompt_tokens of {limit:,}"
+                skipped.append((row["prompt_id"], reason))
+                continue
             if tokens and len(tokens) + most <= renderer.context:
                 prompts.append(TokenizedPrompt(row["prompt_id"], tokens))
                 continue
@@ -133,7 +137,10 @@ def tokenized(run: RunDir, renderer: Renderer) -> tuple[list[TokenizedPrompt], l
             )
             skipped.append((row["prompt_id"], reason if tokens else "the prompt is empty when it is rendered"))
     if not prompts:
-        raise PolicyError(f"no prompt fits the policy; the first: {skipped[0][1]}; lower rollout.max_new_tokens")
+        raise PolicyError(
+            f"no prompt fits the policy; the first: {skipped[0][1]}; lower rollout.max_new_tokens"
+            + (" or raise rollout.max_prompt_tokens" if limit else "")
+        )
     return prompts, skipped
 
 
@@ -153,7 +160,8 @@ def _notes(run: RunDir, renderer: Renderer, skipped: list[tuple[str, str]], cut:
     notes, policy, most = [], run.config.policy, run.config.rollout.max_new_tokens
     empty = sum(reason.endswith("rendered") for _, reason in skipped)
     if len(skipped) > empty:
-        notes.append(f"{len(skipped) - empty:,} prompts skipped: too long for the policy's context")
+        first = next(reason for _, reason in skipped if not reason.endswith("rendered"))
+        notes.append(f"{len(skipped) - empty:,} prompts skipped: too long, such as: {first}")
     if empty:
         notes.append(f"{empty:,} prompts skipped: empty when they are rendered")
     messages = pq.read_table(run.path / "pool.parquet", columns=["messages"])["messages"]
