@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 (Chinese punctuation)
 """Multiple choice: which letter a response chooses, and which gold answers are letters."""
 
 from __future__ import annotations
@@ -99,3 +100,49 @@ def test_long_responses_are_read_in_linear_time() -> None:
         "*(" * 500_000,
     ):
         chosen(text)
+
+
+@pytest.mark.parametrize(
+    "phrase",
+    [
+        "%s is correct.",
+        "%s is the correct answer.",
+        "(%s) is the best option.",
+        "Option %s is correct.",
+        "Option (%s).",
+        "So it must be choice %s.",
+        "<answer>%s</answer>",
+        "<answer>\n(%s)\n</answer>",
+        "答案：%s",
+        "答案是%s。",
+        "故选%s",
+        "因此选 (%s)。",
+        "%s - Paris",
+        "<think>The answer is C... no.</think>\n\n%s",
+        "\\boxed{x \\ll y}\n\n**Answer: %s**",
+        "Option %s is the right choice because it rains.",
+        "<think>(A) or (C)?</think>The answer is (%s).",
+    ],
+)
+@pytest.mark.parametrize("letter", "BDE")
+def test_more_phrasings(phrase: str, letter: str) -> None:
+    assert chosen(phrase % letter) == letter
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "A\nB\nC\nD",
+        "A\n\nB",
+        "A) Paris\nB) Rome",
+        r"\boxed{A} \boxed{B}",
+        "Answer: A, B, C, D",
+        "B is not correct.",
+        "A and B is correct.",
+        "<think>The answer is B.",
+        "<think>The answer is B.</think>",
+        "Option A or option B.",
+    ],
+)
+def test_more_that_choose_nothing(response: str) -> None:
+    assert chosen(response) is None

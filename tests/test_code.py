@@ -155,9 +155,106 @@ def test_unfit_tests_name_the_prompt(judge: Verifier, tests: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "from solution import double\n\ndef test_one():\n    assert double(4) == 8\n",
+        "def test(candidate):\n    assert candidate(4) == 8\n",
+        "import unittest\nclass T(unittest.TestCase):\n    def test_a(self):\n        self.assertEqual(double(4), 8)\n",
+        "class TestAll:\n    def test_a(self):\n        assert double(4) == 8\n",
+    ],
+)
+def test_tests_that_are_only_defined_are_called(judge: Verifier, tests: str) -> None:
+    prompt = Prompt("p", "", row={"entry_point": "double"})
+    verdicts = judge.judge(
+        [fenced(DOUBLE), fenced(DOUBLE.replace("2", "3")), fenced("x = 1")], [tests] * 3, [prompt] * 3
+    )
+    assert [v.correct for v in verdicts] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("tests", "said"),
+    [
+        ("# no tests here\n", "assert nothing"),
+        ("double(3) == 6\n", "assert nothing"),
+        ("assert True", "assert nothing"),
+        ("import numpy as np\nassert np.all(double(3) == 6)", "import numpy"),
+        ("import pytest\ndef test_a():\n    assert double(3) == 6", "import pytest"),
+        ("eJxrYJlqwwABPRbR1UqZeQWlJUpWCkrGMXlKOgpK", "assert nothing"),
+        ("def test_a(fixture):\n    assert fixture", "parameters that nothing gives"),
+    ],
+)
+def test_tests_that_test_nothing_are_refused(judge: Verifier, tests: str, said: str) -> None:
+    with pytest.raises(RewardError, match=rf"'p7'.*{said}"):
+        judge.judge([fenced(DOUBLE)], [tests], [Prompt("p7")])
+
+
+HACKS = [
+    "class E:\n    def __eq__(self, other): return True\n    def __ne__(self, other): return False\n"
+    "def double(x): return E()",
+    "import builtins\nbuiltins.exec = lambda *a, **k: None\ndef double(x): return 0",
+    "import sys\ndef double(x):\n    return sys._getframe(1).f_locals.get('_expected', 0)",
+    "import json\njson.loads = lambda text: [[], 0]\ndef double(x): return 0",
+    "import gc\ndef double(x):\n    kept = [o for o in gc.get_objects() if isinstance(o, dict)]\n"
+    "    return next((o['_expected'] for o in kept if '_expected' in o), 0)",
+    "import re, os\ndef double(x):\n"
+    "    token = re.findall(rb'[0-9a-f]{32}', open('program.py', 'rb').read() or b'x')[0]\n"
+    "    os.write(1, token + b'\\n')\n    os._exit(0)",
+    "abs = lambda x: 0\nbool = lambda x: True\ndef double(x): return 0",
+    "import os\nos.write(1, b'[]\\n'); os._exit(0)",
+    "import os\nos.write(1, b'passed\\n'); os._exit(0)",
+    "class I(int):\n    def __eq__(self, other): return True\n    __hash__ = int.__hash__\ndef double(x): return I(0)",
+    "class F(float):\n    def __sub__(self, other): return 0.0\n    __rsub__ = __sub__\ndef double(x): return F('nan')",
+    "import ast\nast.literal_eval = lambda text: []\ndef double(x): return 0",
+    "import sys\nsys.exit(126)",
+]
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "assert double(7) == 14",
+        json.dumps(["assert double(7) == 14", "assert double(0) == 0"]),
+        "def check(candidate):\n    assert candidate(7) == 14\n",
+        json.dumps({"inputs": [[7]], "outputs": [14], "fn_name": "double"}),
+    ],
+)
+def test_what_is_compared_outside_cannot_be_talked_over(judge: Verifier, tests: str) -> None:
+    prompts = [Prompt("p", "", row={"entry_point": "double"})] * len(HACKS)
+    verdicts = judge.judge([fenced(hack) for hack in HACKS], [tests] * len(HACKS), prompts)
+    assert [hack for hack, found in zip(HACKS, verdicts, strict=True) if found.correct] == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "x = int(input())\nprint(2 * x)\nquit()",
+        "print(2 * int(input()))\nexit(0)",
+        "import sys\nx = int(input())\nprint(len(str(2 ** 20000)) and 2 * x)",
+    ],
+)
+def test_programs_have_what_python_gives_them(judge: Verifier, code: str) -> None:
+    assert judge.judge([fenced(code)], [PAIRS])[0].how == "passed"
+
+
+def test_values_are_compared_as_data(judge: Verifier) -> None:
+    near = json.dumps({"fn_name": "f", "inputs": [[0.1, 0.2]], "outputs": [0.3]})
+    typed = json.dumps({"fn_name": "f", "inputs": [[[3, 1]]], "outputs": [[1, 3]]})
+    codes = [
+        "def f(a, b): return a + b",
+        "class Solution:\n    def f(self, x: List[int]) -> List[int]: return sorted(x)",
+    ]
+    assert [v.correct for v in judge.judge([fenced(code) for code in codes], [near, typed])] == [True, True]
+
+
+def test_exit_codes_of_the_launcher_are_no_refusal(judge: Verifier) -> None:
+    codes = [f"import sys\nsys.exit({code})" for code in (126, 127, 1)]
+    assert [v.how for v in judge.judge([fenced(code) for code in codes], [PAIRS] * 3)] == ["error"] * 3
+
+
 def test_check_without_an_entry_point_is_refused(judge: Verifier) -> None:
     with pytest.raises(RewardError, match=r"'p7' define check.*no column entry_point"):
-        judge.judge(["x = 1"], ["def check(candidate):\n    pass"], [Prompt("p7")])
+        judge.judge(["x = 1"], ["def check(candidate):\n    assert candidate(1)"], [Prompt("p7")])
 
 
 def test_a_contained_judge_has_nothing_to_say(judge: Verifier) -> None:

@@ -2,34 +2,36 @@
 
 Numbers are compared as rationals. What counts as equal:
 
-- layout: whitespace, `\\left`, `\\dfrac`, `\\text{...}`, `$`, a leading `x =`, Unicode digits and minuses;
-- thousands separators `,` `{,}` `\\,` or a space, in groups of three: 3,000 = 3000; no decimal commas;
-- forms of a rational: 72.0 = 72, 1/2 = \\frac12 = 0.5, 1\\frac45 = 9/5, 3 \\times 10^8;
+- layout: whitespace, `\\left`, `\\dfrac`, `\\text{...}`, `$`, Unicode digits and minuses, "approximately", a wrapping
+  "the answer is";
+- a left side that only names the value: `x =`, `f(x) =`, `AB =` (`labels`);
+- parts in the orders that `structure` allows;
+- thousands separators `,` `{,}` `\\,` or a space, in groups of three: 3,000 = 3000, but "3, 000" are two numbers; no
+  decimal commas;
+- forms of a rational: 72.0 = 72, 1/2 = \\frac12 = 0.5, 1\\frac45 = 9/5, 3 \\times 10^8, 0.\\overline{3} = 1/3,
+  5 million;
 - a decimal of six or more significant digits for a fraction whose decimal does not end: 0.333333 = 1/3;
 - units and currency: dropped. Two known units that differ (5 cm, 5 m) or two number bases are different;
 - percent: taken literally, 50% = 0.5. Where one side has the sign and the other has none, the bare number may
   also mean percent if it is above 1, since a share is not: 50% = 50, but 0.5% is not 0.5.
 
 Words are compared without regard to case, single letters with it. This module does not know algebra: where it
-cannot decide, `compare` says so, and `math` asks math-verify.
+cannot decide, `equal` says so, and `math` asks math-verify.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from learnalign.errors import RewardError
 from learnalign.rewards.answers.extract import SHORT, final_answer, gold_answer
-from learnalign.rewards.answers.normalize import normalize, plain_text
-from learnalign.rewards.answers.quantity import quantity, same_quantity
+from learnalign.rewards.answers.normalize import normalize
+from learnalign.rewards.answers.structure import equal
 from learnalign.rewards.verdict import Prompt, Verdict, Verifier, check_lengths, verdict
 
 LONGEST = 1000
 """Characters of the longest answer that is compared other than character by character."""
-
-_EQUATION = re.compile(r"([^,;]*[^<>!,;\\])=(?!=)([^=]*)")
 
 
 class FirstLook(NamedTuple):
@@ -66,41 +68,20 @@ def first_look(response: str, answer: str, index: int) -> FirstLook:
     if found is None:
         return FirstLook(verdict(False, "no answer"), gold, "")
     if max(len(gold), len(found.text)) > LONGEST:
-        same = gold == found.text
-        return FirstLook(verdict(same, "exact" if same else "too long"), gold, found.text)
-    gold, candidate = normalize(gold), normalize(found.text)
-    equal = compare(gold, candidate)
-    if not equal and not found.marked and len(response) <= SHORT:
-        equal = normalize(response) == gold  # an unmarked response that is nothing but its answer
-    if equal:
+        identical = gold == found.text
+        return FirstLook(verdict(identical, "exact" if identical else "too long"), gold, found.text)
+    gold, candidate = normalize(gold), normalize(_joined(found.boxes) or found.text)
+    same = equal(gold, candidate)
+    if not same and not found.marked and len(response) <= SHORT:
+        same = normalize(response) == gold or same  # an unmarked response that is nothing but its answer
+    if same:
         return FirstLook(verdict(True, "exact"), gold, candidate)
-    decided = equal is False or not found.marked  # what no marker singles out has to be exact
+    decided = same is False or not found.marked  # what no marker singles out has to be exact
     return FirstLook(verdict(False, "wrong") if decided else None, gold, candidate)
 
 
-def compare(gold: str, candidate: str) -> bool | None:
-    """Whether two normalized answers are equal; None if exact comparison cannot tell."""
-    gold, candidate = _without_left_side(gold, candidate)
-    if gold == candidate:
-        return True
-    a, b = quantity(gold), quantity(candidate)
-    if a and b:
-        return same_quantity(a, b)
-    words, other = plain_text(gold), plain_text(candidate)
-    if words == other:
-        return True
-    if re.fullmatch(r"[A-Za-z]", words) and re.fullmatch(r"[A-Za-z]", other):
-        return False
-    if re.fullmatch(r"[A-Za-z][A-Za-z' -]+", words) and ("\\text" in gold or " " in words):
-        return words.casefold() == other.casefold()
-    return None
-
-
-def _without_left_side(gold: str, candidate: str) -> tuple[str, str]:
-    """Drop `x =` from the side that alone has one; `x = 1, y = 2` is no single equation and stays."""
-    ours, theirs = _EQUATION.fullmatch(gold), _EQUATION.fullmatch(candidate)
-    if theirs and "=" not in gold:
-        return gold, theirs.group(2).strip()
-    if ours and "=" not in candidate and re.fullmatch(r"[A-Za-z](_\w)?", ours.group(1).strip()):
-        return ours.group(2).strip(), candidate
-    return gold, candidate
+def _joined(boxes: tuple[str, ...]) -> str:
+    """Boxes next to one another as a list, without those that a later one gives in another form."""
+    read = [normalize(box) for box in boxes]
+    kept = [box for at, box in enumerate(boxes) if not any(equal(read[at], later) for later in read[at + 1 :])]
+    return ", ".join(kept)

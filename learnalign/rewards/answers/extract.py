@@ -1,39 +1,52 @@
 """The final answer of a response: where it stands, as text.
 
-Markers are tried in this order, and the first kind that is present decides, right or wrong:
+Only what the response concludes is read (`conclusion`): behind `</think>`, and within `<answer>` if there is one.
+There, markers are tried in this order, and the first kind that is present decides, right or wrong:
 
-1. `\\boxed{...}` (or `\\fbox`) with balanced braces. Of several the last one counts. A last box that never
-   closes means that the response was cut off inside its answer: there is no answer.
-2. `#### x`, the GSM8K form; the last such line. A Markdown heading such as `#### Step 1` does not count.
-3. "answer is x", "Answer: x", "final answer = x"; the last one that states something.
-4. Without any marker: the last formula in math delimiters if nothing numeric follows it, else the last
-   number, else a short response as a whole. An operand ("10 - 5") is not a number that was given as answer.
+1. `\\boxed{...}` (or `\\fbox`), as said in `boxes`;
+2. `#### x`, the GSM8K form; the last such line. A Markdown heading such as `#### Step 1` does not count;
+3. "answer is x", "Answer: x", "final answer = x", and the like in Chinese, French, Spanish and German; the last one
+   that states something, read again where it holds the marker once more ("Final Answer: The final answer is x");
+4. the last formula in math delimiters if nothing numeric follows it.
+
+Without a marker: all that stands within the answer tags, else the last number, else a short response as a whole. An
+operand ("10 - 5") is not a number that was given as answer.
 
 So a number in passing never rescues a response whose marked answer is wrong. Every search is linear in the
 length of the response. This module does not compare anything: see `exact`.
 """
+
+# ruff: noqa: RUF001 (Chinese punctuation)
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
 
-from learnalign.rewards.answers.quantity import NOT_UNITS
+from learnalign.rewards.answers.boxes import has_box, last_box, last_boxes
+from learnalign.rewards.answers.units import NOT_UNITS
+from learnalign.rewards.conclusion import conclusion
 
 SHORT = 200
 """Characters up to which an unmarked response counts as an answer as a whole."""
 LONGEST_FORMULA = 2000
 """Characters that are read of a stated answer or a formula."""
 
-_BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\(?s:.)|[{}]")
-_BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s*(-?\d[^\s{}$\\]*)")
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*([^\n]*)")
 _STATED = re.compile(
-    r"\banswers?\b(?:[^\n.:=\d]{0,60}?\b(?:is|are)\b|[\s*_]*[:=])[\s*_:]*([^\n]*)", re.IGNORECASE | re.ASCII
+    r"(?:\banswers?\b(?:[^\n.:=\d]{0,60}?\b(?:is|are)\b|[\s*_]*(?:[:=]|\s[-\u2013\u2014]\s))"
+    r"|答案[\s*]*(?:应该)?[\s*]*[是为為:：]|故选|\b(?:r[ée]ponse|respuesta|Antwort)\b[\s*_]*(?:est|es|lautet|ist)?\b)"
+    r"[\s*_:：]*([^\n]*)",
+    re.IGNORECASE,
 )
+_WHOLE_SOLUTION = re.compile(r"^(?:A|Answer|Final answer)\s*[:=]\s*(\S[^\n]*)$", re.MULTILINE | re.IGNORECASE)
 _ADVERB = re.compile(r"^(?:therefore|thus|then|simply|just|indeed),?\s+", re.IGNORECASE)
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")  # GSM8K's calculator notes: <<48/2=24>>24
-_SENTENCE_END = re.compile(r"[.!?;](?=\s|$)")
+_SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|。")
+_ASIDE = re.compile(
+    r",?\s+(?:which|because|since|so that|but|meaning|i\.e\.|assuming)\b|,\s+(?:as|so|where|when|given|after|and the)\b"
+)
+_EMPTY_BOX = re.compile(r"\\boxed\s?\{\s?\}")
 _MONEY = r"(?:\\?[$€£¥])?"
 _STARTS_NUMBER = re.compile(
     rf"{_MONEY}\s*[-+−]?{_MONEY}(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s*/\s*\d+)?(?:\s*\\?%)?"
@@ -49,54 +62,39 @@ class Answer(NamedTuple):
 
     text: str
     marked: bool
+    boxes: tuple[str, ...] = ()
+    """The boxes that the text was joined from, if there are several."""
 
 
 def final_answer(response: str) -> Answer | None:
     """The final answer of `response`, or None where it gives none."""
-    if "\\boxed" in response or "\\fbox" in response:
-        box = last_box(response)
-        return Answer(box, True) if box else None
-    response = _CALCULATION.sub("", response)
-    for find in (_hashes, _stated, _formula):
-        text = find(response)
-        if text:
-            return Answer(text, True)
-    text = _last_number(response)
-    if text is None and len(response) <= SHORT:
-        text = response.strip()
-    return Answer(text, False) if text else None
+    text, tagged = conclusion(response)
+    text = _EMPTY_BOX.sub("", text)
+    found = _marked(text)
+    if found is not None:
+        boxes = tuple(last_boxes(text)) if has_box(text) else ()
+        return Answer(found, True, boxes if len(boxes) > 1 else ()) if found else None
+    if tagged:
+        return Answer(text, True)
+    number = _last_number(_CALCULATION.sub("", text))
+    if number is None and len(text) <= SHORT:
+        number = text.strip()
+    return Answer(number, False) if number else None
 
 
 def gold_answer(answer: str) -> str:
-    """The answer itself, where `answer` may be a whole solution with `#### x` or one box."""
-    text = _hashes(answer) or last_box(answer) or answer
+    """The answer itself, where `answer` may be a whole solution with `#### x`, one box or a last line `A: x`."""
+    whole = _WHOLE_SOLUTION.findall(answer) if "\n" in answer.strip() else []
+    text = _hashes(answer) or last_box(answer) or (whole[-1] if whole else answer)
     return text.strip()
 
 
-def last_box(text: str) -> str | None:
-    """Content of the last box of `text`; None without a box, or when the last one never closes."""
-    last: tuple[int, str] | None = None
-    unclosed = -1
-    stack: list[tuple[int, int]] = []  # (start of the command or -1 for a plain brace, start of the content)
-    for token in _BOX_TOKEN.finditer(text):
-        mark = token.group()
-        if mark == "{":
-            stack.append((-1, token.end()))
-        elif mark == "}":
-            if stack:
-                start, content = stack.pop()
-                if start >= 0 and (last is None or start > last[0]):
-                    last = (start, text[content : token.start()])
-        elif len(mark) > 2:
-            stack.append((token.start(), token.end()))
-    for start, _ in stack:
-        unclosed = max(unclosed, start)
-    bare = max(_BARE_BOX.finditer(text), key=lambda match: match.start(), default=None)
-    if bare and bare.start() > max(unclosed, last[0] if last else -1):
-        return bare.group(1).strip(".,;")
-    if last is None or unclosed > last[0]:
-        return None
-    return last[1].strip()
+def _marked(text: str) -> str | None:
+    """What a marker singles out, "" for a box that was cut off, None without any marker."""
+    if has_box(text):
+        return last_box(text) or ""
+    text = _CALCULATION.sub("", text)
+    return _hashes(text) or _stated(text) or _formula(text)
 
 
 def _hashes(text: str) -> str | None:
@@ -117,7 +115,15 @@ def _stated(text: str) -> str | None:
             start = match.start(1)
     if start < 0:
         return None
-    found = _ADVERB.sub("", text[start : start + LONGEST_FORMULA].lstrip(" \t*_:`"))
+    return _statement(text[start : start + LONGEST_FORMULA])
+
+
+def _statement(text: str) -> str:
+    """What `text`, the words after a marker, gives as the answer: it may hold the marker once more."""
+    found = _ADVERB.sub("", text.lstrip(" \t*_:`"))
+    again = _STATED.search(_SENTENCE_END.split(found.partition("\n")[0], maxsplit=1)[0])
+    if again and again.group(1).strip(" *_$."):
+        found = _ADVERB.sub("", found[again.start(1) :].lstrip(" \t*_:`"))
     masked = found.replace(r"\$", "\0\0")
     for opening, closing in _DELIMITERS:
         if masked.startswith(opening) and (end := masked.find(closing, len(opening))) > 0:
@@ -125,10 +131,11 @@ def _stated(text: str) -> str | None:
             if opening != "$" or not re.search(r"\d\s[A-Za-z]", inside):  # "$5 and $7" is money
                 return inside.strip()
     sentence = _SENTENCE_END.split(found.partition("\n")[0], maxsplit=1)[0]
+    sentence = _ASIDE.split(sentence, maxsplit=1)[0]
     number = _STARTS_NUMBER.match(sentence)
     if number and not _CONTINUES.match(sentence, number.end()):
         unit = (number.group("unit") or "").strip().lower()
-        return sentence.strip() if unit in NOT_UNITS else number.group().strip()
+        return sentence.strip() if unit in NOT_UNITS | {"times"} else number.group().strip()
     return sentence.strip(" \t*_`")
 
 

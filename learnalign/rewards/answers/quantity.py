@@ -9,7 +9,9 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-_DIGITS = r"(?:\d{1,3}(?:[, ]\d{3})+(?!\d)|\d+)"
+from learnalign.rewards.answers.units import MONEY_FACTORS, Unit, conflict, unit
+
+_DIGITS = r"(?:\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?!\d)|\d+)"
 _DECIMAL = rf"(?:{_DIGITS}(?:\.\d*)?|\.\d+)"
 _SIGNED = rf"[-+]? ?{_DECIMAL}"
 _FRACTION = rf"\\frac ?\{{ ?(?P<top>{_SIGNED}) ?\}} ?\{{ ?(?P<bottom>{_SIGNED}) ?\}}"
@@ -20,31 +22,17 @@ _NUMBER = re.compile(
     rf"| ?(?:\\times|\\cdot|\*) ?10 ?\^ ?\{{?(?P<power2>[-+]?\d{{1,3}})\}}?)?)",
     re.ASCII,
 )
-_CURRENCY = re.compile(r"^([-+]?) ?(?:\\?\$|[€£¥])(?= ?[-+.\d\\])")
-_PERCENT = re.compile(r" ?(?:\\?%|\\text ?\{ ?(?:\\?%|percent) ?\}|percent|per cent|pct)", re.IGNORECASE)
-_DEGREE = re.compile(r" ?\^\\circ ?(?:\\text ?\{ ?)?([CF]?)(?: ?\})?")
-_BASE = re.compile(r"_ ?\{?(?:\\text ?\{)?(\w+)\}{0,2}", re.ASCII)
-_POWER = r"(?: ?\^ ?\{?(\d)\}?)?"
-_NAMED = re.compile(rf"(?: ?\\text ?\{{([^{{}}0-9]*)\}}| ([A-Za-z]{{2,}}(?:[ -][A-Za-z]+)*)){_POWER}")
-_ATTACHED = re.compile(rf"([A-Za-z]{{2,}}){_POWER}")
-
-NOT_UNITS = frozenset(
-    {"pi", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "mod", "choose", "half"}
-    | {"and", "or", "to", "over", "times", "plus", "minus"}
-    | {"dozen", "hundred", "thousand", "million", "billion", "trillion"}
+_CURRENCY = re.compile(
+    r"^([-+]?) ?(?:\\text ?\{ ?)?(US\\?\$|\\?\$|[€£¥₹]|Rs\.?|USD|EUR|GBP|INR)(?: ?\})?(?= ?[-+.\d\\])"
 )
-"""Words after a number that change it, so that they are no unit to be dropped."""
-
-# Spellings of units that people do mix up with one another; any other word is taken as no more than a name.
-_SPELLINGS = {
-    "mm": "millimeter", "cm": "centimeter", "m": "meter", "km": "kilometer", "in": "inch", "inche": "inch",
-    "ft": "foot", "feet": "foot", "yd": "yard", "mi": "mile", "mg": "milligram", "g": "gram",
-    "kg": "kilogram", "lb": "pound", "oz": "ounce", "ml": "milliliter", "l": "liter", "s": "second",
-    "sec": "second", "min": "minute", "h": "hour", "hr": "hour", "usd": "dollar", "metre": "meter",
-    "centimetre": "centimeter", "kilometre": "kilometer", "millimetre": "millimeter", "litre": "liter",
-    "millilitre": "milliliter",
+_REPEATED = re.compile(
+    r"(?P<sign>[-+]?)(?P<before>\d*)\.(?P<fixed>\d*)\\(?:overline|bar|dot) ?\{?(?P<again>\d+)\}?", re.ASCII
+)
+_MONEY = {
+    "$": "dollar", r"\$": "dollar", "USD": "dollar", "€": "euro", "EUR": "euro", "£": "sterling", "GBP": "sterling"
 }  # fmt: skip
-_UNITS = frozenset(_SPELLINGS.values()) | {"day", "week", "month", "year", "cent"}
+LONGEST_NUMBER = 4000
+"""Digits of the longest number that is read: Python refuses to read more than 4,300."""
 
 
 class Quantity(NamedTuple):
@@ -56,12 +44,21 @@ class Quantity(NamedTuple):
     places: int
 
 
-def quantity(text: str) -> Quantity | None:
-    """A normalized answer as a rational number with its unit; None if it is anything else."""
-    stripped = _CURRENCY.sub(r"\1", text)
+def quantity(text: str, letters: bool = False) -> Quantity | None:
+    """A normalized answer as a rational number with its unit; None if it is anything else.
+
+    `letters` says whether one letter may be a unit: see `units.unit`.
+    """
+    if len(text) > LONGEST_NUMBER:
+        return None
+    if repeated := _repeated(text):
+        return repeated
+    money = _CURRENCY.match(text)
+    stripped = money.group(1) + text[money.end() :].lstrip() if money else text
     match = _NUMBER.match(stripped)
-    unit = _unit(stripped[match.end() :]) if match else None
-    if match is None or unit is None:
+    rest = stripped[match.end() :] if match else ""
+    found = Unit("", MONEY_FACTORS[rest]) if money and rest in MONEY_FACTORS else unit(rest, letters)
+    if match is None or found is None:
         return None
     part = match.groupdict()
     decimal = part["decimal"]
@@ -74,9 +71,19 @@ def quantity(text: str) -> Quantity | None:
         value = _rational(part["top"] or part["top2"]) / bottom + int(part["whole"] or part["whole2"] or 0)
     places = len(decimal.partition(".")[2]) if decimal else 0
     digits = len(re.sub(r"\D", "", decimal or "").lstrip("0")) if places else 0
-    if part["sign"] == "-":
-        value = -value
-    return Quantity(value, "dollar" if stripped != text and not unit else unit, digits, places)
+    value *= found.factor if part["sign"] != "-" else -found.factor
+    name = found.name or (_MONEY.get(money.group(2).removeprefix("US") or "USD", "") if money else "")
+    return Quantity(value, name, digits, places)
+
+
+def _repeated(text: str) -> Quantity | None:
+    r"""A decimal that repeats: 0.1\overline{6} is 1/6."""
+    match = _REPEATED.fullmatch(text)
+    if match is None:
+        return None
+    before, fixed, again = match["before"] or "0", match["fixed"], match["again"]
+    value = Fraction(int(before + fixed + again) - int(before + fixed), 10 ** len(fixed) * (10 ** len(again) - 1))
+    return Quantity(-value if match["sign"] == "-" else value, "", 0, 0)
 
 
 def same_quantity(a: Quantity, b: Quantity) -> bool:
@@ -85,52 +92,13 @@ def same_quantity(a: Quantity, b: Quantity) -> bool:
         share, bare = (a, b) if a.unit == "%" else (b, a)
         literal = share._replace(value=share.value / 100, places=share.places + 2)
         return _close(literal, bare) or (abs(bare.value) > 1 and _close(share, bare))
-    units = {a.unit, b.unit} - {""}
-    if len(units) == 2 and all(unit.partition("^")[0] in _UNITS or unit.startswith("base ") for unit in units):
+    if conflict(a.unit, b.unit):
         return False
     return _close(a, b)
 
 
 def _rational(text: str) -> Fraction:
     return Fraction(re.sub(r"[, ]", "", text))
-
-
-def _unit(rest: str) -> str | None:
-    """Name of the unit that `rest` spells, "" for none, None if `rest` is something else."""
-    if not rest:
-        return ""
-    if _PERCENT.fullmatch(rest):
-        return "%"
-    if match := _DEGREE.fullmatch(rest):
-        return "degree " + match.group(1)
-    if match := _BASE.fullmatch(rest):
-        return "base " + match.group(1)
-    if (match := _ATTACHED.fullmatch(rest)) and match.group(1).lower() in _SPELLINGS:
-        return _with_power(_SPELLINGS[match.group(1).lower()], match.group(2))
-    if match := _NAMED.fullmatch(rest):
-        words = re.findall(r"[a-z]+", (match.group(1) or match.group(2) or "").lower())
-        name = _unit_name(words)
-        powers = {"square": "2", "sq": "2", "squared": "2", "cubic": "3", "cubed": "3"}
-        power = match.group(3) or next((powers[word] for word in words if word in powers), None)
-        return _with_power(name, power) if name in _UNITS else name
-    return None
-
-
-def _with_power(name: str, power: str | None) -> str:
-    return f"{name}^{power}" if power else name
-
-
-def _unit_name(words: list[str]) -> str | None:
-    if NOT_UNITS.intersection(words):
-        return None
-    if "percent" in words:
-        return "%"
-    for word in words:
-        singular = word[:-1] if word.endswith("s") and len(word) > 1 else word
-        name = _SPELLINGS.get(word) or _SPELLINGS.get(singular) or singular
-        if name in _UNITS:
-            return name
-    return " ".join(words)
 
 
 def _close(a: Quantity, b: Quantity) -> bool:

@@ -125,6 +125,8 @@ def _supervise(job: dict[str, object], directory: str, deadline: float) -> Ran:
             f"programs cannot be run as another user ({report['refused']}): install Python where every user can read "
             "it, be a user other than root, or name a Sandbox Fusion server (reward.sandbox_url)"
         )
+    if not said and ended == "exit" and launcher.returncode < 0:  # without namespaces a program can kill it
+        return Ran("exit", launcher.returncode, stdout, stderr)
     if not said and ended == "exit":
         raise RewardError(f"the sandbox's launcher failed: {stderr.decode(errors='replace').strip()[-200:]}")
     if ended == "exit" and report["exit"] == -signal.SIGKILL and report["cpu"] >= 0.9 * float(str(job["cpu_seconds"])):

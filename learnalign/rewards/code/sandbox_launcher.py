@@ -32,6 +32,8 @@ that they neither reach one another nor count for one another's limit of process
 LIBRARIES = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 CANNOT_RUN = 126
+WRITABLE_MB = 64
+"""Memory to write files in, beside the program and its standard input."""
 HOME = "/tmp"
 """Working directory of the program inside its own root."""
 
@@ -59,7 +61,8 @@ def _launch(job: dict[str, Any]) -> dict[str, object]:
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if job["namespaces"]:
         _unshare()
-        _make_root((*LIBRARIES, *DEVICES, job["prefix"]))
+        given = len(job["source"]) * 4 + len(job["stdin"]) * 4
+        _make_root((*LIBRARIES, *DEVICES, job["prefix"]), WRITABLE_MB + (given >> 20))
     for name, text in (("program.py", job["source"]), ("stdin", job["stdin"])):
         with open(name, "wb") as file:
             file.write(text.encode(errors="surrogatepass"))
@@ -67,15 +70,18 @@ def _launch(job: dict[str, Any]) -> dict[str, object]:
     if os.getuid() == 0:
         user = FIRST_USER + os.getpid() % USERS
         os.chown(".", user, user)
+    failed, fails = os.pipe()  # closed by a program that starts, whatever its exit code may be
     child = os.fork()
     if child == 0:
         try:
-            _become(job, user)
+            _become(job, user, fails)
         finally:
+            os.write(fails, b"x")
             os._exit(CANNOT_RUN)
+    os.close(fails)
     _, ended, usage = os.wait4(child, 0)
     code = os.waitstatus_to_exitcode(ended)
-    if code == CANNOT_RUN:
+    if os.read(failed, 1):
         raise Refused(f"{job['python']} cannot be run by user {user or os.getuid()}")
     return {"exit": code, "cpu": usage.ru_utime + usage.ru_stime}
 
@@ -91,7 +97,7 @@ def _unshare() -> None:
                 file.write(text.encode())
 
 
-def _make_root(shown: tuple[str, ...]) -> None:
+def _make_root(shown: tuple[str, ...], megabytes: int) -> None:
     """A root that holds what is shown, read-only, and an empty directory to work in. Takes the current directory."""
     _call("mount", None, b"/", None, MS_REC | MS_PRIVATE, None)
     root = os.getcwd()
@@ -99,7 +105,14 @@ def _make_root(shown: tuple[str, ...]) -> None:
     _call("mount", b"tmpfs", root.encode(), b"tmpfs", restricted, b"size=1m,mode=755")
     os.chdir(root)
     os.mkdir(HOME[1:])
-    _call("mount", b"tmpfs", HOME[1:].encode(), b"tmpfs", restricted, b"size=64m,nr_inodes=4096,mode=755")
+    _call(
+        "mount",
+        b"tmpfs",
+        HOME[1:].encode(),
+        b"tmpfs",
+        restricted,
+        f"size={megabytes}m,nr_inodes=4096,mode=755".encode(),
+    )
     for path in filter(os.path.exists, shown):
         inside = path[1:]
         if os.path.lexists(inside):
@@ -126,10 +139,12 @@ def _mount_flags(flags: int) -> int:
     return same | (0x200000 if flags & 4096 else 0)
 
 
-def _become(job: dict[str, Any], user: int) -> None:
+def _become(job: dict[str, Any], user: int, fails: int) -> None:
     """In the child: limits, nothing open but the three streams, no privileges, and the program."""
     os.dup2(os.open("stdin", os.O_RDONLY), 0)
-    os.closerange(3, 1 << 16)
+    os.closerange(3, fails)
+    os.closerange(fails + 1, 1 << 16)
+    os.setsid()  # a signal to its own group does not reach the launcher
     for number in range(1, signal.NSIG):
         if number not in (signal.SIGKILL, signal.SIGSTOP, 32, 33):
             signal.signal(number, signal.SIG_DFL)
@@ -153,7 +168,11 @@ def _become(job: dict[str, Any], user: int) -> None:
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # a change of user clears it
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     # Hashes that are not random, so that a verdict is the same each time; no other variable, no site-packages.
-    os.execve(job["python"], ["python", "-s", "-P", "-S", "-B", "program.py"], {"PYTHONHASHSEED": "0"})
+    os.execve(
+        job["python"],
+        ["python", "-s", "-P", "-S", "-B", "-X", "int_max_str_digits=0", "program.py"],
+        {"PYTHONHASHSEED": "0"},
+    )
 
 
 def _call(name: str, *arguments: object) -> None:

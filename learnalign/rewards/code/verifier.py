@@ -5,9 +5,10 @@ Sandbox Fusion server. They get the standard library alone, `timeout_seconds` of
 clock, and `memory_mb` MiB of address space. The first failure decides: `wrong` (an answer or an assertion), `error`
 (another exception, an exit code, too much output) or `timeout`.
 
-What it does not protect against: unit tests run in the same process as the code they test. Code that sets out to cheat
-can read them, make objects that are equal to everything, or find the secret that the harness tells at the end; a policy
-under training may learn that. Pairs of standard input and output do not have this weakness.
+Unit tests that only compare calls with literals are separated: the solution's process gets the arguments and gives back
+values, which are compared outside. What it does not protect against: other tests in Python (loops, tolerances, test
+cases) run in the same process as the code they test. Code that sets out to cheat can read those, make objects that are
+equal to everything, or find the secret that the harness tells at the end; a policy under training may learn that.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any
 
 from learnalign.errors import RewardError
 from learnalign.rewards.code import sandbox, sandbox_fusion
-from learnalign.rewards.code.programs import Program, same_output
+from learnalign.rewards.code.programs import Program, same_output, same_values
 from learnalign.rewards.code.sandbox import Ran
 from learnalign.rewards.worker import Answer, CannotServe, serve
 
@@ -44,6 +44,8 @@ def prepare(arguments: list[str], memory_mb: int) -> Answer:
             return {"how": _test(run, [Program(*program) for program in message])}
         except RewardError as error:
             return {"failed": str(error)}
+        except Exception as error:  # whatever a program makes of its output, the worker goes on
+            return {"how": "error", "why": repr(error)[:200]}
 
     return answer
 
@@ -79,7 +81,11 @@ def _test(run: Run, programs: list[Program]) -> str:
         if ran.ended == "timeout":
             return "timeout"
         stdout = ran.stdout.decode(errors="replace")
-        told = not program.whole and program.output in stdout.splitlines()
+        if program.values and ran.ended == "exit" and not ran.code:
+            if not same_values(stdout, program.output, program.tolerant):
+                return "wrong"
+            continue
+        told = not program.values and not program.whole and program.output in stdout.splitlines()
         if ran.ended != "exit" or (ran.code and not told):
             lines = ran.stderr.decode(errors="replace").strip().splitlines()
             return "wrong" if lines and lines[-1].startswith("AssertionError") else "error"
