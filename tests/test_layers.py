@@ -29,7 +29,7 @@ ONLY_HERE = {
     "trl": {"policy.warmup"},
     "typer": {"cli"},
     "vllm": {"rollout"},
-    "httpx2": {"rollout"},
+    "httpx2": {"rollout", "rewards.code.sandbox_fusion"},
     "math_verify": {"rewards"},
     "faiss": {"selection.neighbors"},
     "learnalign._core": {"store", "scoring", "selection", "kernels.fold_native"},

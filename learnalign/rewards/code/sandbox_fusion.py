@@ -6,13 +6,10 @@ limits as `sandbox`, and asks again with growing pauses while it is busy or down
 
 from __future__ import annotations
 
-import json
 import time
-import urllib.error
-import urllib.request
 from typing import Any
 
-from learnalign.errors import RewardError
+from learnalign.errors import MissingPackageError, RewardError
 from learnalign.rewards.code.sandbox import Ran
 
 ATTEMPTS = 6
@@ -50,19 +47,29 @@ class _Unavailable(Exception):
 
 
 def _post(address: str, body: dict[str, Any], timeout: float) -> Any:
-    data = json.dumps(body).encode("ascii")
+    client = http_client()
     try:
-        request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=timeout) as reply:
-            return json.load(reply)
-    except urllib.error.HTTPError as error:
-        if error.code < 500 and error.code != 429:
-            raise RewardError(f"{address} refuses the request: HTTP {error.code} {error.reason}") from error
-        raise _Unavailable(f"HTTP {error.code} {error.reason}") from error
+        reply = client.post(address, json=body, timeout=timeout)
+    except client.TransportError as error:
+        raise _Unavailable(str(error)) from error
+    said = f"HTTP {reply.status_code} {reply.reason_phrase}"
+    if reply.status_code == 429 or reply.status_code >= 500:
+        raise _Unavailable(said)
+    if reply.status_code >= 400:
+        raise RewardError(f"{address} refuses the request: {said}")
+    try:
+        return reply.json()
     except ValueError as error:
         raise RewardError(f"{address} is no Sandbox Fusion server: {error}") from error
-    except OSError as error:
-        raise _Unavailable(str(error)) from error
+
+
+def http_client() -> Any:
+    """The package `httpx2`, as the server engine uses it. Raises `MissingPackageError`."""
+    try:
+        import httpx2
+    except ImportError as error:
+        raise MissingPackageError("reward.sandbox_url", "server", error) from error
+    return httpx2
 
 
 def _ran(reply: Any) -> Ran:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from learnalign.errors import RewardError
 from learnalign.rewards.code.programs import programs
+from learnalign.rewards.code.sandbox_fusion import http_client
 from learnalign.rewards.verdict import Prompt, Verdict, Verifier, check_lengths, verdict
 from learnalign.rewards.workers import START_SECONDS, Question, Reply, WorkerPool
 
@@ -36,6 +37,8 @@ class CodeVerifier(Verifier):
     ) -> None:
         if not timeout_seconds > 0:
             raise RewardError(f"timeout_seconds must be greater than 0, found {timeout_seconds}")
+        if sandbox_url:
+            http_client()  # at once, and not from a worker
         self._timeout_seconds = timeout_seconds
         self._pool = WorkerPool(
             "learnalign.rewards.code.worker",
