@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from learnalign.config import PoolConfig
 from learnalign.errors import PoolError
-from learnalign.pool import BATCH, Pool, read_pool
+from learnalign.pool import Pool, read_pool
 from learnalign.pool.columns import answer_text, last_boxed
+from learnalign.pool.reading import BATCH
 from learnalign.schemas import POOL
 
 
