@@ -55,10 +55,7 @@ Query query_of(std::vector<double> wide, Dtype dtype) {
 
 Pairs::Pairs(RowSource source, std::vector<int64_t> which, std::vector<double> weight, int threads,
              const Poll& poll)
-    : source_(std::move(source)),
-      which_(std::move(which)),
-      weight_(std::move(weight)),
-      length_(which_.size()) {
+    : source_(std::move(source)), which_(std::move(which)), weight_(std::move(weight)), norm_(which_.size()) {
     const IeeeFloats ieee;
     int64_t total = 0;
     for (const auto& shard : source_.shards) total += shard.rows;
@@ -76,8 +73,8 @@ Pairs::Pairs(RowSource source, std::vector<int64_t> which, std::vector<double> w
         std::vector<double> rescaled;
         for (int64_t i = block * rows_together; i < std::min(rows(), (block + 1) * rows_together); ++i) {
             const void* row = cursor.at(which_[i]);
-            length_[i] = measure(row, rows_are, rescaled, row);
-            if (length_[i].state == RowState::not_finite) {
+            norm_[i] = measure(row, rows_are, rescaled, row);
+            if (norm_[i].state == RowState::not_finite) {
                 throw Error(ErrorKind::array, "sketches must be finite: NaN or infinity in row " +
                                                   std::to_string(which_[i]) + "; drop or repair it");
             }
@@ -111,17 +108,17 @@ void Pairs::similarities(const int64_t* queries, int64_t count, const int64_t* o
         std::vector<double> scratch[2];
         const auto usable = [&](int64_t place, std::vector<double>& rescaled) -> const void* {
             const void* row = cursor.at(which_[place]);
-            if (length_[place].exponent == 0) return row;
+            if (norm_[place].exponent == 0) return row;
             const auto* x = static_cast<const double*>(row);
             rescaled.resize(static_cast<size_t>(d));
-            for (int64_t k = 0; k < d; ++k) rescaled[k] = std::ldexp(x[k], length_[place].exponent);
+            for (int64_t k = 0; k < d; ++k) rescaled[k] = std::ldexp(x[k], norm_[place].exponent);
             return rescaled.data();
         };
         for (int64_t q = block * queries_together; q < std::min(count, (block + 1) * queries_together); ++q) {
             const int64_t own = queries[q], *other = others + q * each;
             float* to = out + q * each;
             std::fill_n(to, each, 0.0f);
-            if (length_[own].state != RowState::good) continue;
+            if (norm_[own].state != RowState::good) continue;
             const Query query = query_of(widened(usable(own, scratch[0]), source_.dtype, d), source_.dtype);
             for (int64_t k = 0; k < each; k += 2) {
                 const int64_t pair[2] = {other[k], other[std::min(k + 1, each - 1)]};
@@ -130,10 +127,9 @@ void Pairs::similarities(const int64_t* queries, int64_t count, const int64_t* o
                 double dots[2];
                 rows_are.math.dot_two(a, b, query.direction, d, 0, dots);
                 for (int w = 0; w < 2 && k + w < each; ++w) {
-                    if (length_[pair[w]].state != RowState::good) continue;
-                    const double lengths = length_[own].norm * length_[pair[w]].norm;
-                    const double cosine =
-                        std::clamp(std::ldexp(dots[w], query.exponent) / lengths, -1.0, 1.0);
+                    if (norm_[pair[w]].state != RowState::good) continue;
+                    const double norms = norm_[own].norm * norm_[pair[w]].norm;
+                    const double cosine = std::clamp(std::ldexp(dots[w], query.exponent) / norms, -1.0, 1.0);
                     to[k + w] = static_cast<float>(weight_[own] * weight_[pair[w]] * cosine);
                 }
             }

@@ -33,7 +33,7 @@ class Pairs {
     const RowSource source_;
     const std::vector<int64_t> which_;
     const std::vector<double> weight_;
-    std::vector<RowLength> length_;
+    std::vector<RowNorm> norm_;
 };
 
 }  // namespace learnalign

@@ -116,25 +116,25 @@ struct Job {
     int64_t end_of(int64_t block) const { return std::min(rows, (block + 1) * block_rows); }
 };
 
-// Where scores go. Until a row's score is known its length waits there: memory of its own would be fresh
+// Where scores go. Until a row's score is known its norm waits there: memory of its own would be fresh
 // pages, whose clearing a million rows notice.
 struct Result {
     double* score;
     double* alignment;
 
-    void keep(int64_t row, const RowLength& length) const {
-        score[row] = length.norm;
-        alignment[row] = length.exponent;
+    void keep(int64_t row, const RowNorm& norm) const {
+        score[row] = norm.norm;
+        alignment[row] = norm.exponent;
     }
-    RowLength kept(int64_t row) const {
+    RowNorm kept(int64_t row) const {
         const double norm = score[row];
         return {norm, static_cast<int>(alignment[row]), norm > 0.0 ? RowState::good : RowState::zero};
     }
 };
 
-// First pass: sum_j V_j u_j over rows that have a direction and V > 0, and every row's length where there is
+// First pass: sum_j V_j u_j over rows that have a direction and V > 0, and every row's norm where there is
 // room for it.
-UnitSum sum_rows(const Job& job, const Result* lengths) {
+UnitSum sum_rows(const Job& job, const Result* norms) {
     const int64_t d = job.source.dimension;
     // V times a power of two, so that no weight comes near the ends of the range of float64.
     const double largest = *std::max_element(job.learnability, job.learnability + job.rows);
@@ -148,10 +148,10 @@ UnitSum sum_rows(const Job& job, const Result* lengths) {
         BlockSum part(job.format);
         int64_t counted = 0;
         for (int64_t i = block * block_rows; i < job.end_of(block); ++i) {
-            const RowLength length = part.add(cursor.at(i), job.learnability[i] * scale);
-            job.bad.look_at(i, length.state);
-            if (length.state == RowState::good && job.learnability[i] > 0.0) ++counted;
-            if (lengths != nullptr) lengths->keep(i, length);
+            const RowNorm norm = part.add(cursor.at(i), job.learnability[i] * scale);
+            job.bad.look_at(i, norm.state);
+            if (norm.state == RowState::good && job.learnability[i] > 0.0) ++counted;
+            if (norms != nullptr) norms->keep(i, norm);
         }
         summed += counted;
         total.add(block, part.take());
@@ -199,7 +199,7 @@ class DotPass {
         RowCursor cursor(job_.source);
         std::vector<double> rescaled[2];
         int64_t number[2];
-        double norm[2];
+        double norms[2];
         const void* row[2];
         int waiting = 0;
         const auto flush = [&] {
@@ -208,27 +208,27 @@ class DotPass {
                 job_.format.math.dot_two(row[0], row[waiting - 1], *mean_.direction, d,
                                          rows_ahead * job_.row_bytes(), dots);
             }
-            for (int w = 0; w < waiting; ++w) write(number[w], dots[w] / norm[w]);
+            for (int w = 0; w < waiting; ++w) write(number[w], dots[w] / norms[w]);
             waiting = 0;
         };
         for (int64_t i = block * block_rows; i < job_.end_of(block); ++i) {
             const void* found = cursor.at(i);
-            const RowLength length = measured_ ? result_.kept(i) : measured(i, found, rescaled[waiting]);
+            const RowNorm norm = measured_ ? result_.kept(i) : measured(i, found, rescaled[waiting]);
             result_.score[i] = result_.alignment[i] = 0.0;
-            if (length.state != RowState::good || mean_.norm == 0.0) continue;
-            row[waiting] = usable(found, d, length.exponent, rescaled[waiting]);
-            norm[waiting] = length.norm;
+            if (norm.state != RowState::good || mean_.norm == 0.0) continue;
+            row[waiting] = usable(found, d, norm.exponent, rescaled[waiting]);
+            norms[waiting] = norm.norm;
             number[waiting] = i;
             if (++waiting == 2) flush();
         }
         flush();
     }
 
-    RowLength measured(int64_t i, const void* row, std::vector<double>& rescaled) {
+    RowNorm measured(int64_t i, const void* row, std::vector<double>& rescaled) {
         const auto* next_pair = static_cast<const uint8_t*>(row) + 2 * job_.row_bytes();
-        const RowLength length = measure(row, job_.format, rescaled, next_pair);
-        job_.bad.look_at(i, length.state);
-        return length;
+        const RowNorm norm = measure(row, job_.format, rescaled, next_pair);
+        job_.bad.look_at(i, norm.state);
+        return norm;
     }
 
     void write(int64_t i, double projection) {

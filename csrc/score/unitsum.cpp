@@ -9,7 +9,7 @@
 
 namespace learnalign {
 
-RowLength measure(const void* row, const RowFormat& format, std::vector<double>& rescaled, const void* next) {
+RowNorm measure(const void* row, const RowFormat& format, std::vector<double>& rescaled, const void* next) {
     const int64_t d = format.dimension;
     double squares = format.math.measure(row, d, next);
     int exponent = 0;
@@ -32,19 +32,19 @@ RowLength measure(const void* row, const RowFormat& format, std::vector<double>&
 
 BlockSum::BlockSum(const RowFormat& format) : format_(format), sum_(format.dtype, format.dimension) {}
 
-RowLength BlockSum::add(const void* row, double learnability) {
+RowNorm BlockSum::add(const void* row, double learnability) {
     const size_t bytes = format_.row_bytes();
     const auto* stored = static_cast<const uint8_t*>(row);
     const uint8_t* next_group = stored + static_cast<size_t>(group_rows - waiting_) * bytes;
     const size_t fetched = bytes * measured_quarters(format_.dtype) / 4;
-    const RowLength length =
+    const RowNorm norm =
         measure(row, format_, rescaled_[waiting_], next_group + static_cast<size_t>(waiting_) * fetched);
-    if (length.state != RowState::good || learnability == 0.0) return length;
-    rows_[waiting_] = length.exponent == 0 ? row : rescaled_[waiting_].data();
-    weights_[waiting_] = cut_weight(learnability / length.norm, format_.dtype);
+    if (norm.state != RowState::good || learnability == 0.0) return norm;
+    rows_[waiting_] = norm.exponent == 0 ? row : rescaled_[waiting_].data();
+    weights_[waiting_] = cut_weight(learnability / norm.norm, format_.dtype);
     end_ = stored + bytes;
     if (++waiting_ == group_rows) flush();
-    return length;
+    return norm;
 }
 
 // A group that is not full is filled up with its last row at weight 0.

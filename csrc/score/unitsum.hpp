@@ -19,7 +19,7 @@ enum class RowState : uint8_t { good, zero, not_finite };
 
 // Float64 rows near the limits of their range, whose squares overflow or vanish, are used times a power of
 // two, which changes no direction and rounds nothing that matters. `exponent` is 0 for all others.
-struct RowLength {
+struct RowNorm {
     double norm;
     int exponent;
     RowState state;
@@ -35,7 +35,7 @@ struct RowFormat {
 
 // Leaves the row in `rescaled` if its exponent is not 0. Fetches as much from `next` on as
 // RowMath::measure().
-RowLength measure(const void* row, const RowFormat& format, std::vector<double>& rescaled, const void* next);
+RowNorm measure(const void* row, const RowFormat& format, std::vector<double>& rescaled, const void* next);
 
 // The sum of the weighted directions of one block's rows, in the order of the rows, some at a time. The group
 // that follows in memory is fetched while one is measured and added.
@@ -45,7 +45,7 @@ class BlockSum {
 
     // Adds learnability * row / |row|; nothing for a row without a direction. The row stays where it is until
     // hold() or take().
-    RowLength add(const void* row, double learnability);
+    RowNorm add(const void* row, double learnability);
     // Copies what waits: the rows given so far may go.
     void hold();
     std::vector<double> take();  // the next row begins another block

@@ -1,4 +1,4 @@
-// One idea: a float32 gradient sketch becomes a stored row of unit length.
+// One idea: a float32 gradient sketch becomes a stored row of unit norm.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 namespace learnalign {
 
 struct RowFacts {
-    double norm;  // length before normalizing, summed in float64; 0 for a zero row, NaN for a non-finite one
+    double norm;  // before normalizing, summed in float64; 0 for a zero row, NaN for a non-finite one
     float scale;  // stored row * scale = unit row; 1 for the float formats; 0 for a row stored as zeros
 };
 

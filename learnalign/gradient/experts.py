@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Tap = Callable[[str, int, Tensor, Tensor, Tensor, list[int]], Tensor]
+Hook = Callable[[str, int, Tensor, Tensor, Tensor, list[int]], Tensor]
 """(weight's name, expert, view [out, in], output, inputs, offsets) to the output."""
 
 
@@ -38,7 +38,7 @@ def stacked(module: Any) -> tuple[str, str] | None:
 
 
 def run(
-    module: Any, names: tuple[str, str], hidden: Tensor, chosen: Tensor, weights: Tensor, offsets: list[int], tap: Tap
+    module: Any, names: tuple[str, str], hidden: Tensor, chosen: Tensor, weights: Tensor, offsets: list[int], hook: Hook
 ) -> Tensor:
     """What the experts make of hidden states [T, H]; chosen, weights: [T, k]. offsets: where prompts begin in T."""
     bounds = torch.tensor(offsets, device=hidden.device)
@@ -49,19 +49,19 @@ def run(
         if not len(tokens):
             continue
         own = torch.searchsorted(tokens, bounds).tolist()
-        up = _apply(module, names[0], stacks, e, hidden[tokens], own, tap)
-        down = _apply(module, names[1], stacks, e, _activated(module, names[0], up), own, tap)
+        up = _apply(module, names[0], stacks, e, hidden[tokens], own, hook)
+        down = _apply(module, names[1], stacks, e, _activated(module, names[0], up), own, hook)
         result = result.index_add(0, tokens, (down * weights[tokens, slots, None]).to(result.dtype))
     return result
 
 
 def _apply(
-    module: Any, name: str, stacks: dict[str, Tensor], e: int, x: Tensor, offsets: list[int], tap: Tap
+    module: Any, name: str, stacks: dict[str, Tensor], e: int, x: Tensor, offsets: list[int], hook: Hook
 ) -> Tensor:
     matrix = _matrix(module, stacks[name], e)
     bias = getattr(module, f"{name}_bias", None)
     output = nn.functional.linear(x, matrix, None if bias is None else bias[e])
-    return tap(name, e, matrix, output, x, offsets)
+    return hook(name, e, matrix, output, x, offsets)
 
 
 def _matrix(module: Any, stack: Tensor, e: int) -> Tensor:

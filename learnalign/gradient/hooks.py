@@ -98,13 +98,13 @@ class Hooks:
     ) -> Tensor:
         own = {layer.attribute: layer for layer in layers}
 
-        def tap(name: str, e: int, view: Tensor, output: Tensor, x: Tensor, offsets: list[int]) -> Tensor:
+        def hook(name: str, e: int, view: Tensor, output: Tensor, x: Tensor, offsets: list[int]) -> Tensor:
             layer = own.get(name)
             return output if layer is None else self._tap(layer, f"{layer.name}.{e}", view, output, x, spans, offsets)
 
         flat = hidden.flatten(0, -2)
         offsets = spans.of(layers[0], len(flat)) or [0, len(flat)]  # of a stray: only the outputs count
-        result: Tensor = experts.run(layers[0].module, names, flat, chosen, weights, offsets, tap)
+        result: Tensor = experts.run(layers[0].module, names, flat, chosen, weights, offsets, hook)
         return result.view(hidden.shape)
 
     def _products(self, layers: list[Layer], original: Any, spans: _Spans, *args: Any, **kwargs: Any) -> Any:

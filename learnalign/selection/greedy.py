@@ -24,7 +24,7 @@ CHEAP_CANDIDATES = 20_000
 MOST_PER_PICK = 256
 LOOK_AHEAD = 256
 """Picks checked together after one is refused: each refusal costs a pass over the graph."""
-FEWEST_NEIGHBOURS, MOST_NEIGHBOURS = 32, 256
+FEWEST_NEIGHBORS, MOST_NEIGHBORS = 32, 256
 
 
 class Graph(NamedTuple):
@@ -85,7 +85,7 @@ def _graph(prompts: Prompts, candidates: Integers, n: int) -> tuple[Graph, dict[
     values = prompts.learnability[candidates]
     if len(candidates) == 1:
         return Graph(np.array([0, 1]), np.array([0]), (values**2).astype(np.float32)), {}
-    k = int(np.clip(np.ceil(1.5 * len(candidates) / n), FEWEST_NEIGHBOURS, MOST_NEIGHBOURS))
+    k = int(np.clip(np.ceil(1.5 * len(candidates) / n), FEWEST_NEIGHBORS, MOST_NEIGHBORS))
     with prompts.search.track(len(candidates)) as advance:
         found = nearest(
             prompts.rows,
