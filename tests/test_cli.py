@@ -372,7 +372,7 @@ def test_ids_that_repeat_between_files_are_told_apart(tmp_path: Path) -> None:
     copies = [tmp_path / folder / name for folder, name in (("x", "t.jsonl"), ("y", "t.jsonl"), ("z", "t-0.jsonl"))]
     for copy in copies:
         copy.parent.mkdir()
-        shutil.copy(tmp_path / "a.jsonl", copy)
+        copy.write_text(json.dumps({"id": "1", "problem": copy.parent.name, "answer": "2"}) + "\n")
     pool = read_pool(PoolConfig(path=tuple(map(str, copies))))
     assert pool.prompts["prompt_id"].to_pylist() == ["x/t/1", "y/t/1", "z/t-0/1"]
     assert row_reader((str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")))([1, 0])[0]["id"] == "1"
