@@ -1,9 +1,9 @@
 """The parts of bench/gpu.sh, each in a process of its own with a time limit: run, table, JSON, exit code.
 
 A part that fails or takes too long stops nothing, is named in the table and the result, and makes the exit code 1; a
-bar that is missed does not. What does not fit into `TOTAL_SECONDS` is not begun, and counts as a failure. The result
-is written after every part. This module needs the standard library alone, so that a broken build is a line in its
-table.
+bar that is missed does not. What does not fit into `TOTAL_SECONDS` is not begun, and counts as a failure. The result,
+`gpu.json`, is written after every part, beside the parts' logs. This module needs the standard library alone, so that
+a broken build is a line in its table.
 """
 
 from __future__ import annotations
@@ -23,10 +23,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-TOTAL_SECONDS = 460.0
+TOTAL_SECONDS = 780.0
+"""Of 15 minutes, of which the machine takes some to start and to be given back."""
 REHEARSAL = 6.0
 """How much longer a part may take in a rehearsal, interpreted on a busy CPU."""
-TESTS = ["tests/test_fold_kernels.py", "tests/test_logprob.py", "tests/test_score_kernels.py", "tests/test_devices.py"]
+TESTS = {
+    "tests": ["tests/test_devices.py", "tests/test_fold_kernels.py"],
+    "tests-head": ["tests/test_logprob.py", "tests/test_score_kernels.py"],
+}
+BUILT = ["-o", "pythonpath=tests"]
+"""The project's own setting puts the repository's root first, where the package has no extension."""
 LAUNCHES = "tests/launch_kernels_program.py"
 SANITIZER_FAILS = "13"
 
@@ -66,7 +72,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench/gpu.sh", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rehearse", action="store_true", help="small sizes, no GPU")
     parser.add_argument("--only", nargs="+", metavar="PART", default=[], help="these parts; the first needs `build`")
-    parser.add_argument("result", nargs="?", type=Path, default=Path("gpu.json"))
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "build" / "gpu-results", help="of JSON and logs")
     asked = parser.parse_args()
     everything = parts(asked.rehearse)
     unknown = set(asked.only) - {part.name for part in everything}
@@ -76,9 +82,7 @@ def main() -> int:
         print("bench/gpu.sh: torch sees no GPU here; --rehearse runs without one", file=sys.stderr)
         return 2
     chosen = [part for part in everything if not asked.only or part.name in asked.only]
-    return run_parts(
-        chosen, asked.result, ROOT / "build" / "gpu-logs", float("inf") if asked.rehearse else TOTAL_SECONDS
-    )
+    return run_parts(chosen, asked.folder, float("inf") if asked.rehearse else TOTAL_SECONDS)
 
 
 SEES_A_GPU = "import sys, torch; sys.exit(not torch.cuda.is_available())"
@@ -98,26 +102,47 @@ def parts(rehearse: bool) -> list[Part]:
     def bench(module: str, limit: float, *options: str, name: str = "") -> Part:
         return Part(name or module, slower * limit, python("-m", f"bench.{module}", *options, *quick))
 
-    def engine(shape: str, groups: int, tokens: int, *options: str) -> Part:
-        size = ["--shape", shape, "--groups", str(groups), "--response-tokens", str(tokens), str(tokens)]
-        return bench("sketch", 70, *size, *options, name=f"sketch-{shape}-{tokens}")
+    def tests(name: str, limit: float) -> Part:
+        return Part(name, slower * limit, python("-m", "pytest", "-q", *BUILT, *side_by_side, *TESTS[name]))
 
-    engines = [
-        engine("qwen2.5-1.5b", 8, 300),
-        engine("qwen2.5-1.5b", 4, 1024, "--skip-less"),
-        engine("qwen2.5-0.5b", 8, 300, "--skip-less"),
-        engine("qwen2.5-0.5b", 4, 1024, "--skip-less"),
-    ]
-    return [
+    def sized(module: str, shape: str, groups: int, tokens: tuple[int, int], limit: float, *options: str) -> Part:
+        size = ["--shape", shape, "--groups", str(groups), "--response-tokens", *map(str, tokens)]
+        return bench(module, limit, *size, *options, name=f"{module}-{shape}-{tokens[1]}")
+
+    large, small = "qwen2.5-1.5b", "qwen2.5-0.5b"
+    begin = [
         Part("build", slower * 120, ["bash", "bench/gpu.sh", "--build"]),
         bench("ceilings", 40),
-        Part("tests", slower * 150, python("-m", "pytest", "-q", *side_by_side, *TESTS)),
-        bench("fold", 70),
-        bench("head", 70),
-        bench("gpu_score", 50),
+        tests("tests", 150),
+        bench("fold", 110),
+    ]
+    if rehearse:
+        tiny = ("smollm2-135m", 1, (60, 120))
+        return [
+            *begin,
+            sized("sketch", *tiny, 70, "--skip-less"),
+            sized("passes", *tiny, 40),
+            sized("passes", "olmoe-1b-7b", 1, (10, 20), 40),
+            bench("head", 70),
+            bench("gpu_neighbors", 50),
+            tests("tests-head", 100),
+            bench("gpu_score", 50),
+            Part("launches", slower * 40, python(LAUNCHES)),
+        ]
+    return [
+        *begin,
+        sized("sketch", large, 8, (300, 300), 90, "--skip-less"),
+        sized("passes", large, 32, (300, 300), 40),
+        sized("sketch", large, 16, (60, 120), 60, "--skip-less"),
+        sized("sketch", large, 4, (1024, 1024), 70, "--skip-less"),
+        bench("head", 60),
+        sized("passes", "qwen2.5-7b", 16, (300, 300), 60),
+        sized("passes", "olmoe-1b-7b", 16, (300, 300), 60),
         bench("gpu_neighbors", 50),
-        *([bench("sketch", 70, "--shape", "smollm2-135m", "--skip-less")] if rehearse else engines),
-        *(sanitizers() if not rehearse else [Part("launches", slower * 40, python(LAUNCHES))]),
+        tests("tests-head", 100),
+        sized("sketch", small, 8, (300, 300), 60, "--skip-less"),
+        bench("gpu_score", 50),
+        *sanitizers(),
     ]
 
 
@@ -135,17 +160,19 @@ def sanitizers() -> list[Part]:
     ]
 
 
-def run_parts(chosen: Sequence[Part], result: Path, logs: Path, total_seconds: float) -> int:
+def run_parts(chosen: Sequence[Part], folder: Path, total_seconds: float) -> int:
     """Run them one after another, print the table last; 1 where one failed."""
-    logs.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + total_seconds
     outcomes: list[Outcome] = []
     for part in chosen:
         print(f"\n== {part.name}", flush=True)
-        outcomes.append(run_part(part, logs / f"{part.name}.log", deadline - time.monotonic()))
-        result.write_text(json.dumps({"parts": [asdict(outcome) for outcome in outcomes]}, indent=1) + "\n")
+        outcomes.append(run_part(part, folder / f"{part.name}.log", deadline - time.monotonic()))
+        (folder / "gpu.json").write_text(
+            json.dumps({"parts": [asdict(outcome) for outcome in outcomes]}, indent=1) + "\n"
+        )
     print(table(outcomes))
-    print(f"written: {result}; logs: {logs}")
+    print(f"written: {folder / 'gpu.json'} and a log a part beside it")
     return int(not all(outcome.good for outcome in outcomes))
 
 

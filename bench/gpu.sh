@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in under 8 minutes on one: the kernels' tests compiled, all benches, the kernels under
-# compute-sanitizer. Prints a table last, writes one JSON file, and fails where a part fails (bench/gpu.py names the parts).
+# Everything that needs a GPU, in 13 minutes on one, the most valuable first: the kernels' tests compiled, all benches, the
+# kernels under compute-sanitizer. Prints a table last, writes logs and one JSON file into a folder (build/gpu-results),
+# and fails where a part fails (bench/gpu.py names the parts).
 #
-#   bash bench/gpu.sh [RESULT.json]                     on a box with a GPU
-#   bash bench/gpu.sh --rehearse [RESULT.json]          small sizes without a GPU, under Triton's interpreter
-#   bash bench/gpu.sh --only build fold -- RESULT.json  some parts
+#   bash bench/gpu.sh [FOLDER]                     on a box with a GPU
+#   bash bench/gpu.sh --rehearse [FOLDER]          small sizes without a GPU, under Triton's interpreter
+#   bash bench/gpu.sh --only build fold -- FOLDER  some parts
 #
 # Needs a Python with torch, triton, transformers, numpy, pytest and pybind11, and a C++20 compiler; installs nothing:
 # the package is built into build/gpu. PYTHON and CXX name another interpreter and compiler.

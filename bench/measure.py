@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any
 
-from learnalign import _core
-
 
 def asked_quick(script: str | None, meaning: str) -> bool:
     """Whether a script that knows no other option is run with --quick; `script`: its docstring."""
@@ -35,9 +33,18 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory),
         "load": round(os.getloadavg()[0], 1),
-        "simd": _core.simd(),
+        "simd": simd(),
         "python": platform.python_version(),
     }
+
+
+def simd() -> str:
+    """What the C++ core runs on; of a core that was not built, that."""
+    try:
+        from learnalign import _core
+    except ImportError as error:
+        return f"not built ({error})"
+    return _core.simd()
 
 
 def versions(*names: str) -> dict[str, str | None]:

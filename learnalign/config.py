@@ -19,8 +19,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import tomli_w
-
 from learnalign.errors import ConfigError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
@@ -450,6 +448,8 @@ def _assigned(assignment: str) -> dict[str, dict[str, Any]]:
 
 def to_toml(config: Config) -> str:
     """The whole configuration as TOML text, every default spelled out."""
+    import tomli_w  # by those alone who write one: a bench of the kernels runs without it
+
     return tomli_w.dumps(dataclasses.asdict(config))
 
 

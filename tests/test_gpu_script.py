@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,8 +33,9 @@ def gpu() -> ModuleType:
 def run(
     gpu: ModuleType, tmp_path: Path, *parts: object, total: float = 600.0
 ) -> tuple[int, dict[str, dict[str, object]]]:
-    code = gpu.run_parts(parts, tmp_path / "out.json", tmp_path / "logs", total)
-    found = json.loads((tmp_path / "out.json").read_text())["parts"]
+    code = gpu.run_parts(parts, tmp_path / "out", total)
+    found = json.loads((tmp_path / "out" / "gpu.json").read_text())["parts"]
+    assert all((tmp_path / "out" / f"{outcome['name']}.log").is_file() for outcome in found if outcome["seconds"])
     return code, {outcome["name"]: outcome for outcome in found}
 
 
@@ -95,10 +97,63 @@ def test_the_script_builds_and_runs(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHON": sys.executable, "CXX": str(compiler)}
     command = ["bash", "bench/gpu.sh", "--rehearse", "--only", "build", "ceilings", "gpu_neighbors", "launches", "--"]
     done = subprocess.run(
-        [*command, str(tmp_path / "out.json")], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [*command, str(tmp_path / "out")], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    found = {part["name"]: part for part in json.loads((tmp_path / "out.json").read_text())["parts"]}
+    found = {part["name"]: part for part in json.loads((tmp_path / "out" / "gpu.json").read_text())["parts"]}
     assert [part["status"] for part in found.values()] == ["ok"] * 4
     assert found["gpu_neighbors"]["result"]["dimensions"]["32"]["recall"] == 1.0
     assert "launched: dot_rows" in done.stdout
+
+
+def test_tests_are_collected_from_the_built_package(tmp_path: Path, gpu: ModuleType) -> None:
+    """On a box without the package installed: the root, where there is no extension, must not hide what was built."""
+    site = tmp_path / "site"
+    shutil.copytree(ROOT / "learnalign", site / "learnalign", ignore=shutil.ignore_patterns("kernels", "__pycache__"))
+    shutil.copytree(ROOT / "kernels", site / "learnalign" / "kernels")
+    shutil.copytree(ROOT / "bench", site / "bench")
+    (tmp_path / "root" / "learnalign").mkdir(parents=True)
+    (tmp_path / "root" / "learnalign" / "__init__.py").write_text("raise ImportError('the package of the root')")
+    shutil.copytree(ROOT / "tests", tmp_path / "root" / "tests")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path / "root")
+    part = next(part for part in gpu.parts(True) if part.name == "tests")
+    environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": str(site)}
+    command = [*part.command, "--collect-only"]
+    done = subprocess.run(command, cwd=tmp_path / "root", env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    without = [word for word in command if word not in gpu.BUILT]
+    done = subprocess.run(without, cwd=tmp_path / "root", env=environment, capture_output=True, text=True, check=False)
+    assert "the package of the root" in done.stdout, "the root is not in the way any more: then nothing need be said"
+
+
+def test_a_bench_runs_without_the_extension(tmp_path: Path) -> None:
+    """A failed build is one line of the table, not the end of what needs no extension; tomli_w is not there either."""
+    shutil.copytree(ROOT / "learnalign", tmp_path / "learnalign", ignore=shutil.ignore_patterns("_core*.so", "kernels"))
+    shutil.copytree(ROOT / "kernels", tmp_path / "learnalign" / "kernels")
+    shutil.copytree(ROOT / "bench", tmp_path / "bench")
+    hidden = (
+        "import sys; sys.modules['tomli_w'] = None; sys.modules['learnalign._core'] = None; sys.argv = ['x', '--quick']"
+    )
+    run = f"{hidden}; import learnalign.gradient, bench.sketch, bench.fold, bench.passes, bench.ceilings as b; b.main()"
+    environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", run], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["machine"]["simd"].startswith("not built")
+
+
+def test_the_clock_is_split_by_kinds_of_kernels(gpu: ModuleType) -> None:
+    passes = pytest.importorskip("bench.passes")
+    kernels = [
+        ("nvjet_tst_128x256", 0.0, 10.0),
+        ("nvjet_tst_128x256", 20.0, 30.0),  # in the head
+        ("delta_rows", 30.0, 35.0),
+        ("fold_tiles", 35.0, 45.0),  # the head's fold is fold
+        ("flash_fwd_kernel", 44.0, 54.0),  # on another stream, a little at once
+        ("vectorized_elementwise_kernel", 60.0, 65.0),
+    ]
+    found = passes.split(kernels, [("vocabulary head", 18.0, 50.0)], 100.0)
+    assert found == pytest.approx(
+        {"fold": 0.1, "head": 0.25, "attention": 0.0, "products": 0.1, "rest": 0.05, "waiting": 0.51}
+    )
+    found = passes.split(kernels, [("vocabulary head", 18.0, 43.0)], 100.0)
+    assert found["attention"] == pytest.approx(0.1)
