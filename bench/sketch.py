@@ -140,7 +140,9 @@ def random_model(shape: str, device: str, quick: bool) -> Any:
     kind = settings.pop("kind")
     if quick:
         settings |= {"num_hidden_layers": 2, "vocab_size": 2000}
-        settings |= {"num_experts": 8, "num_experts_per_tok": 2} if "num_experts" in settings else {}
+        settings |= (
+            {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64} if "num_experts" in settings else {}
+        )
     torch.manual_seed(SEED)
     with torch.device(device):  # a CPU takes long to draw billions of weights
         model = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**settings))
