@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hacks import HACKS, SHAPES
 
 from learnalign.config import Config, PoolConfig, RewardConfig
 from learnalign.errors import RewardError
@@ -189,40 +190,14 @@ def test_tests_that_test_nothing_are_refused(judge: Verifier, tests: str, said: 
         judge.judge([fenced(DOUBLE)], [tests], [Prompt("p7")])
 
 
-HACKS = [
-    "class E:\n    def __eq__(self, other): return True\n    def __ne__(self, other): return False\n"
-    "def double(x): return E()",
-    "import builtins\nbuiltins.exec = lambda *a, **k: None\ndef double(x): return 0",
-    "import sys\ndef double(x):\n    return sys._getframe(1).f_locals.get('_expected', 0)",
-    "import json\njson.loads = lambda text: [[], 0]\ndef double(x): return 0",
-    "import gc\ndef double(x):\n    kept = [o for o in gc.get_objects() if isinstance(o, dict)]\n"
-    "    return next((o['_expected'] for o in kept if '_expected' in o), 0)",
-    "import re, os\ndef double(x):\n"
-    "    token = re.findall(rb'[0-9a-f]{32}', open('program.py', 'rb').read() or b'x')[0]\n"
-    "    os.write(1, token + b'\\n')\n    os._exit(0)",
-    "abs = lambda x: 0\nbool = lambda x: True\ndef double(x): return 0",
-    "import os\nos.write(1, b'[]\\n'); os._exit(0)",
-    "import os\nos.write(1, b'passed\\n'); os._exit(0)",
-    "class I(int):\n    def __eq__(self, other): return True\n    __hash__ = int.__hash__\ndef double(x): return I(0)",
-    "class F(float):\n    def __sub__(self, other): return 0.0\n    __rsub__ = __sub__\ndef double(x): return F('nan')",
-    "import ast\nast.literal_eval = lambda text: []\ndef double(x): return 0",
-    "import sys\nsys.exit(126)",
-]
-
-
-@pytest.mark.parametrize(
-    "tests",
-    [
-        "assert double(7) == 14",
-        json.dumps(["assert double(7) == 14", "assert double(0) == 0"]),
-        "def check(candidate):\n    assert candidate(7) == 14\n",
-        json.dumps({"inputs": [[7]], "outputs": [14], "fn_name": "double"}),
-    ],
-)
-def test_what_is_compared_outside_cannot_be_talked_over(judge: Verifier, tests: str) -> None:
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_program_talks_its_way_to_a_verdict(judge: Verifier, shape: str) -> None:
     prompts = [Prompt("p", "", row={"entry_point": "double"})] * len(HACKS)
-    verdicts = judge.judge([fenced(hack) for hack in HACKS], [tests] * len(HACKS), prompts)
-    assert [hack for hack, found in zip(HACKS, verdicts, strict=True) if found.correct] == []
+    assert judge.judge([fenced(DOUBLE)], [SHAPES[shape]], prompts[:1])[0].how == "passed"  # and not in one process
+    with code_judge(seconds=1.0) as short:
+        verdicts = short.judge([fenced(code) for code in HACKS.values()], [SHAPES[shape]] * len(HACKS), prompts)
+    assert [name for name, found in zip(HACKS, verdicts, strict=True) if found.correct] == []
+    assert len(HACKS) >= 40
 
 
 @pytest.mark.parametrize(
@@ -276,7 +251,7 @@ def test_without_namespaces_it_is_refused_or_said(monkeypatch: pytest.MonkeyPatc
         prepare(["5", "", "strong"], 512)
     answer = prepare(["5", "", "weak"], 512)
     assert "reach the network" in str(answer("where"))
-    assert answer([Program("print(6)", "", "6", True)]) == {"how": "passed"}
+    assert answer([Program("output", "print(6)", "", "6")]) == {"how": "passed"}
 
 
 # --- HumanEval

@@ -31,7 +31,9 @@ import secrets
 from typing import Any, NamedTuple
 
 from learnalign.errors import RewardError
-from learnalign.rewards.code.unit_tests import Call, calls, complete
+from learnalign.rewards.code import apart
+from learnalign.rewards.code.apart.tests import Job
+from learnalign.rewards.code.unit_tests import Call, calls, complete, counted, inseparable, used_names
 from learnalign.rewards.conclusion import behind_reasoning
 from learnalign.rewards.verdict import Prompt
 
@@ -86,17 +88,19 @@ _WITH_BUILTINS = f"import builtins; {_BUILTINS}\nexec(compile({{code!r}}, 'progr
 
 
 class Program(NamedTuple):
-    """A program, its standard input, and what its standard output must be."""
+    """A program, its standard input, and how its end is judged."""
 
+    kind: str
+    """`output`: its standard output is compared with `expected`; `values`: the last line is, a list of literals, with
+    the list `expected`; `apart`: the last line is the secret `expected` and the result (`apart.tests`); `together`: it
+    prints the line `expected` if all is right."""
     source: str
     stdin: str
-    output: str
-    whole: bool
-    """The output must be equal as said above; else it must hold the line `output`, a secret told after all tests."""
-    values: bool = False
-    """Instead: its last line must be a list of values that are equal to those of the list `output`, as literals."""
+    expected: str
     tolerant: bool = False
     """Values with a decimal point may differ by 1e-6, and tuples are lists."""
+    together: str = ""
+    """The program of the kind `together`, for tests of which `apart` finds that they cannot be kept apart."""
 
 
 def programs(response: str, answer: str, prompt: Prompt) -> list[Program]:
@@ -107,20 +111,31 @@ def programs(response: str, answer: str, prompt: Prompt) -> list[Program]:
     code = find_code(response, prompt.problem, entry_point)
     if not code.strip():
         return []
-    return [_program(code, test) for test in tests]
+    return [_program(code, test, above(prompt.problem, entry_point), entry_point) for test in tests]
 
 
 def find_code(response: str, problem: str, entry_point: str) -> str:
     """The Python text that a response gives; see above for its use of the prompt."""
     response = behind_reasoning(response)
     code = _block(response)
-    start = re.search(rf"^(?:async )?def {re.escape(entry_point)}\b", problem, re.MULTILINE) if entry_point else None
-    if not code.strip() or start is None:
+    if not code.strip() or _start(problem, entry_point) is None:
         return code
-    if not re.search(rf"^(?:async )?def {re.escape(entry_point)}\b", code, re.MULTILINE):
+    if _start(code, entry_point) is None:
         return problem + code
-    above = problem[: start.start()]
-    return f"{above}\n{code}" if _is_python(above) else code
+    before = above(problem, entry_point)
+    return f"{before}\n{code}" if before else code
+
+
+def above(problem: str, entry_point: str) -> str:
+    """What a problem that is Python has above the function asked for; "" where it has nothing, or is none."""
+    start = _start(problem, entry_point)
+    before = "" if start is None else problem[: start.start()]
+    return before if _is_python(before) else ""
+
+
+def _start(text: str, entry_point: str) -> re.Match[str] | None:
+    """Where the function asked for is defined."""
+    return re.search(rf"^(?:async )?def {re.escape(entry_point)}\b", text, re.MULTILINE) if entry_point else None
 
 
 def _block(response: str) -> str:
@@ -214,17 +229,28 @@ def _read_tests(answer: str, entry_point: str, prompt_id: str) -> list[str | tup
     )
 
 
-def _program(code: str, test: str | tuple[str, str] | Calls) -> Program:
+def _program(code: str, test: str | tuple[str, str] | Calls, given: str, entry_point: str) -> Program:
     if isinstance(test, Calls):
         source = _CALLS.format(code=code, builtins=_BUILTINS)
-        given = repr([(call.name, call.arguments, call.keywords) for call in test.calls])
-        return Program(source, given, repr([call.expected for call in test.calls]), False, True, test.tolerant)
+        arguments = repr([(call.name, call.arguments, call.keywords) for call in test.calls])
+        return Program("values", source, arguments, repr([call.expected for call in test.calls]), test.tolerant)
     if isinstance(test, tuple):
         if re.search(r"\b(?:exit|quit)\b", code):
             code = _WITH_BUILTINS.format(code=code)
-        return Program(code, test[0], test[1], True)
-    token = secrets.token_hex(16)
-    return Program(_UNIT_TESTS.format(code=code, tests=test, token=token, builtins=_BUILTINS), "", token, False)
+        return Program("output", code, *test)
+    secret = secrets.token_hex(16)
+    together = _UNIT_TESTS.format(code=code, tests=test, token=secret, builtins=_BUILTINS)
+    if inseparable(test):
+        return Program("together", together, "", secret)
+    job = Job(
+        code=code,
+        given=given,
+        tests=test,
+        names=used_names(test, entry_point),
+        counted=counted(test),
+        secret=secret,
+    )
+    return Program("apart", apart.source(), json.dumps(job), secret, together=together)
 
 
 def _python_tests(tests: str, entry_point: str, prompt_id: str) -> str | Calls:

@@ -78,4 +78,5 @@ def _verdict(outcome: Reply) -> Verdict:
     assert isinstance(outcome.reply, dict)
     if "failed" in outcome.reply:
         raise RewardError(outcome.reply["failed"])
-    return verdict(outcome.reply["how"] == "passed", outcome.reply["how"])
+    how = str(outcome.reply["how"])
+    return verdict(how.startswith("passed"), how)

@@ -22,6 +22,8 @@ WEAK = (
     "programs ran without namespaces, which this system does not allow: they could read files, write where this user "
     "can, and reach the network"
 )
+TOGETHER = "passed in one process"
+"""Tests that cannot be kept from the program: see `verifier`."""
 Run = Callable[[str, str], Ran]
 """Program and standard input to what became of it."""
 
@@ -75,23 +77,43 @@ def _local(seconds: float, memory_mb: int, weak: bool) -> tuple[Run, str]:
 
 
 def _test(run: Run, programs: list[Program]) -> str:
-    """Run programs until one fails; `passed` if none does."""
+    """Run programs until one fails; else `passed`, or `passed in one process`."""
+    together = False
     for program in programs:
-        ran = run(program.source, program.stdin)
-        if ran.ended == "timeout":
-            return "timeout"
-        stdout = ran.stdout.decode(errors="replace")
-        if program.values and ran.ended == "exit" and not ran.code:
-            if not same_values(stdout, program.output, program.tolerant):
-                return "wrong"
-            continue
-        told = not program.values and not program.whole and program.output in stdout.splitlines()
-        if ran.ended != "exit" or (ran.code and not told):
-            lines = ran.stderr.decode(errors="replace").strip().splitlines()
-            return "wrong" if lines and lines[-1].startswith("AssertionError") else "error"
-        if not (told or (program.whole and same_output(stdout, program.output))):
-            return "wrong"
-    return "passed"
+        how = _result(run, program)
+        if how == "inseparable":
+            program = Program("together", program.together, "", program.expected)
+            how = _result(run, program)
+        together = together or program.kind == "together"
+        if how != "passed":
+            return how
+    return TOGETHER if together else "passed"
+
+
+def _result(run: Run, program: Program) -> str:
+    """What became of one program: see `Program.kind`."""
+    ran = run(program.source, program.stdin)
+    if ran.ended == "timeout":
+        return "timeout"
+    stdout = ran.stdout.decode(errors="replace")
+    if program.kind == "apart":
+        secret, _, how = (stdout.splitlines() or [""])[-1].partition(" ")
+        return how if ran.ended == "exit" and secret == program.expected else "error"
+    if program.kind == "together" and ran.ended == "exit" and program.expected in stdout.splitlines():
+        return "passed"
+    if ran.ended != "exit" or ran.code:
+        return _failed(ran)
+    if program.kind == "values":
+        right = same_values(stdout, program.expected, program.tolerant)
+    else:
+        right = program.kind == "output" and same_output(stdout, program.expected)
+    return "passed" if right else "wrong"
+
+
+def _failed(ran: Ran) -> str:
+    """An assertion, or another end."""
+    lines = ran.stderr.decode(errors="replace").strip().splitlines()
+    return "wrong" if lines and lines[-1].startswith("AssertionError") else "error"
 
 
 if __name__ == "__main__":
