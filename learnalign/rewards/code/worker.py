@@ -19,11 +19,12 @@ from learnalign.rewards.code.sandbox import Ran
 from learnalign.rewards.worker import Answer, CannotServe, serve
 
 WEAK = (
-    "programs ran without namespaces, which this system does not allow: they could read files, write where this user "
-    "can, and reach the network"
+    "programs ran without namespaces, which this system does not allow: they could read files and write where this "
+    "user can"
 )
 TOGETHER = "passed in one process"
 """Tests that cannot be kept from the program: see `verifier`."""
+UNFILTERED = "programs ran without a filter of system calls, which this system or machine does not have"
 Run = Callable[[str, str], Ran]
 """Program and standard input to what became of it."""
 
@@ -56,8 +57,8 @@ def _local(seconds: float, memory_mb: int, weak: bool) -> tuple[Run, str]:
     """How programs run on this machine, and what there is to say of it; tried with an empty one."""
     strong = partial(sandbox.run, seconds=seconds, memory_mb=memory_mb)
     try:
-        sandbox.run("", "", seconds=60, memory_mb=memory_mb)
-        return strong, ""
+        tried = sandbox.run("", "", seconds=60, memory_mb=memory_mb)
+        return strong, "" if tried.filtered else UNFILTERED
     except RewardError as error:
         if not weak:
             raise CannotServe(str(error)) from error
@@ -70,10 +71,10 @@ def _local(seconds: float, memory_mb: int, weak: bool) -> tuple[Run, str]:
             sandbox.kill_descendants()
 
     try:
-        run("", "")
+        tried = run("", "")
     except RewardError as error:
         raise CannotServe(str(error)) from error
-    return run, WEAK
+    return run, WEAK if tried.filtered else f"{WEAK}; {UNFILTERED}"
 
 
 def _test(run: Run, programs: list[Program]) -> str:

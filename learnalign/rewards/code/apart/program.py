@@ -20,11 +20,13 @@ from learnalign.rewards.code.apart.peer import Peer
 PRINTED = 8 << 20
 """Characters that a program may print while it is tested."""
 _OPERATORS = (
-    "eq", "ne", "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_",
-    "xor", "lshift", "rshift", "neg", "pos", "abs", "invert", "contains", "getitem", "setitem", "delitem", "index",
+    "eq", "ne", "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul",
+    "and_", "or_", "xor", "lshift", "rshift", "neg", "pos", "abs", "invert", "contains", "getitem",
+    "setitem", "delitem", "index",
 )  # fmt: skip
 _FUNCTIONS: dict[str, Any] = {
-    **{name: getattr(operator, name) for name in _OPERATORS}, "len": len, "iter": iter, "next": next, "str": str, "repr": repr, "hash": hash, "bool": bool,
+    **{name: getattr(operator, name) for name in _OPERATORS},
+    "len": len, "iter": iter, "next": next, "str": str, "repr": repr, "hash": hash, "bool": bool,
     "int": int, "float": float, "complex": complex, "round": round, "isinstance": isinstance,
     "issubclass": issubclass, "getattr": getattr, "setattr": setattr, "delattr": delattr, "reversed": reversed,
     "divmod": divmod,
