@@ -47,8 +47,6 @@ def prepare(arguments: list[str], memory_mb: int) -> Answer:
             return {"how": _test(run, [Program(*program) for program in message])}
         except RewardError as error:
             return {"failed": str(error)}
-        except Exception as error:  # whatever a program makes of its output, the worker goes on
-            return {"how": "error", "why": repr(error)[:200]}
 
     return answer
 
