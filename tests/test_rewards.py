@@ -486,9 +486,17 @@ print(sorted(set(sys.modules) - known))
 
 
 def test_the_first_question_pays_for_no_import() -> None:
-    pairs = [(r"\frac{{\sqrt2}}{{2}}", r"2^{-1/2}"), ("x^2+1", "1+x^2"), (r"(1,2]\cup\{4\}", r"x\in(1,2]"), 
-             ("x+y=1", "y=1-x"), (r"\pi", "3.1415926"), (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix}1&2\\3&5\end{pmatrix}"),
-             ("1<x<2", "x<2"), (r"\sin x", r"\cos x"), ("2^{10}", "1024+i")]  # fmt: skip
+    pairs = [
+        (r"\frac{{\sqrt2}}{{2}}", r"2^{-1/2}"),
+        ("x^2+1", "1+x^2"),
+        (r"(1,2]\cup\{4\}", r"x\in(1,2]"),
+        ("x+y=1", "y=1-x"),
+        (r"\pi", "3.1415926"),
+        (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix}1&2\\3&5\end{pmatrix}"),
+        ("1<x<2", "x<2"),
+        (r"\sin x", r"\cos x"),
+        ("2^{10}", "1024+i"),
+    ]
     ran = subprocess.run([sys.executable, "-P", "-c", FIRST.replace("{pairs!r}", repr(pairs))], capture_output=True)
     assert ran.stdout.decode().strip() == "[]", ran
 

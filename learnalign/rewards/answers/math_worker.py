@@ -17,6 +17,7 @@ WARM_UP = (
     (r"(1,2]\cup\{4\}", "(1,2]"),
     ("x+y=1", "2x+2y=2"),
     ("2x", "3x"),
+    ("1<x<2", "x<3"),
     (r"\pi", "3.141593"),
 )
 """Compared before the first question, whose time is not for imports and for the tables of the parser."""

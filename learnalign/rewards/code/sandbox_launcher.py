@@ -131,6 +131,7 @@ def _make_root(shown: tuple[str, ...], megabytes: int) -> None:
         _call("mount", path.encode(), inside.encode(), None, MS_BIND | MS_REC, None)
         kept = _mount_flags(os.statvfs(inside).f_flag)  # a remount must keep what restricts the mount already
         _call("mount", None, inside.encode(), None, MS_BIND | MS_REMOUNT | MS_RDONLY | kept, None)
+    os.symlink(f"{HOME}/stdin", "dev/stdin")
     _call("mount", None, b".", None, MS_BIND | MS_REMOUNT | MS_RDONLY | restricted, None)
     os.chroot(".")
     os.chdir(HOME)
