@@ -64,6 +64,13 @@ def first_look(response: str, answer: str, index: int) -> FirstLook:
         raise RewardError(f"the gold answer at position {index} is empty; every problem needs one")
     if not response.strip():
         return FirstLook(verdict(False, "empty"), gold, "")
+    try:
+        return _look(response, gold)
+    except (ValueError, ArithmeticError, RecursionError, MemoryError):  # an answer that we cannot read is no answer
+        return FirstLook(verdict(False, "error"), gold, "")
+
+
+def _look(response: str, gold: str) -> FirstLook:
     found = final_answer(response)
     if found is None:
         return FirstLook(verdict(False, "no answer"), gold, "")
