@@ -18,7 +18,7 @@ PLAIN = [
 ODD = [
     "<think>\\boxed{%s}", "<think>\\boxed{3}</think>\\boxed{%s}", "<answer>\\boxed{%s}</answer> 72", "\\boxed{%s",
     "\\boxed{3}, \\boxed{%s}", "\\boxed{\\boxed{%s}}", "\\fbox{%s} \\boxed{7}", "boxed{%s}", "xboxed{%s}",
-    "\\boxed {%s}", "\\boxed{ %s }", "#####%s", "x####%s", "# #### %s and more", "####\n%s", "#### %s #", 
+    "\\boxed {%s}", "\\boxed{ %s }", "#####%s", "x####%s", "# #### %s and more", "####\n%s", "#### %s #",
     "The answer is %s.", "%s", "<ANSWER>3</ANSWER>\n#### %s", "\\boxed{%s\\}}", "\\boxed{%s}}", "#### %s ####",
 ]  # fmt: skip
 
