@@ -55,21 +55,25 @@ def other(token: int, vocabulary: int) -> int:
 
 
 @torch.no_grad()
-def check_row(model: Any, part: Weighted) -> None:
-    """Raise `PolicyError` where a row without padding is not causal, or is another one beside shorter rows.
+def check_rows(model: Any, parts: Sequence[Weighted]) -> bool:
+    """Whether a token of one prompt moves another prompt's logits in the same batch.
 
-    The last response is the longest. Some models are causal by the mask that padding brings and only by that.
+    Raises `PolicyError` where a row is not causal, with padding or without (some models are causal by the mask that
+    padding brings and only by that), or where shorter rows beside it change it. The last row is the longest.
     """
-    lone = part.part(slice(len(part.responses) - 1, None))
-    alone, beside = _logits(model, [lone]), _logits(model, [part])
-    change, where = _changed(model, [lone])
+    lone, batch = parts[-1].part(slice(len(parts[-1].responses) - 1, None)), pack(parts, 1)
+    alone, change, where = _changed(model, [lone])
     _check_causal(model, change[:where], change[where])
-    difference = float((alone - beside[-len(alone) :]).double().norm() / alone.double().norm())
-    if difference > PADDED.get(model_dtype(model), HALF_PADDED):
-        raise PolicyError(
-            f"{type(model).__name__} makes something else of a row beside shorter ones ({difference:.2g} of its "
-            "logits): padding must change nothing"
-        )
+    beside, change, where = _changed(model, parts)
+    if _differ(model, alone, beside):  # perhaps by the other prompt, which can be kept out
+        own = parts[-1:]
+        by = _differ(model, alone, _logits(model, pack(own, 1, beside.device)))
+        if by:
+            raise PolicyError(
+                f"{type(model).__name__} makes something else of a row beside shorter ones ({by:.2g} of its "
+                "logits): padding must change nothing"
+            )
+    return _others_moved(model, batch, change, where)
 
 
 @torch.no_grad()
@@ -78,8 +82,11 @@ def mixes_rows(model: Any, parts: Sequence[Weighted]) -> bool:
 
     Raises `PolicyError` where it moves those before it in its own row.
     """
-    change, where = _changed(model, parts)
-    batch = pack(parts, 1)
+    _, change, where = _changed(model, parts)
+    return _others_moved(model, pack(parts, 1), change, where)
+
+
+def _others_moved(model: Any, batch: Batch, change: Tensor, where: int) -> bool:
     length = batch.input_ids.shape[1]
     first = where // length * length
     _check_causal(model, change[first:where], change[where])
@@ -87,23 +94,27 @@ def mixes_rows(model: Any, parts: Sequence[Weighted]) -> bool:
     return bool((others > _rounding(model) * change[where]).any())
 
 
-def _logits(model: Any, parts: Sequence[Weighted], ids: Tensor | None = None) -> Tensor:
+def _differ(model: Any, alone: Tensor, beside: Tensor) -> float:
+    """Relative difference of a row's logits to the last row of a batch; 0 where it is rounding."""
+    difference = float((alone - beside[-len(alone) :]).double().norm() / alone.double().norm())
+    return difference if difference > PADDED.get(model_dtype(model), HALF_PADDED) else 0.0
+
+
+def _logits(model: Any, batch: Batch) -> Tensor:
     """Logits at every position of the batch, [rows * length, vocabulary]."""
-    batch = pack(parts, 1, model.get_input_embeddings().weight.device)
     everywhere = torch.arange(batch.input_ids.numel(), device=batch.input_ids.device)
-    return response_logits(
-        model, replace(batch, input_ids=batch.input_ids if ids is None else ids, predictors=everywhere)
-    )
+    return response_logits(model, replace(batch, predictors=everywhere))
 
 
-def _changed(model: Any, parts: Sequence[Weighted]) -> tuple[Tensor, int]:
-    """How far every position's logits move with the last token of the last row's prompt, and its flat position."""
+def _changed(model: Any, parts: Sequence[Weighted]) -> tuple[Tensor, Tensor, int]:
+    """Logits at every position, how far each moves with the last token of the last row's prompt, and where that is."""
     weight = model.get_input_embeddings().weight
     batch = pack(parts, 1, weight.device)
     where = int(batch.predictors[-len(parts[-1].responses[-1])])
     ids = batch.input_ids.clone()
     ids.view(-1)[where] = other(int(ids.view(-1)[where]), weight.shape[0])
-    return (_logits(model, parts) - _logits(model, parts, ids)).double().norm(dim=1), where
+    logits = _logits(model, batch)
+    return logits, (logits - _logits(model, replace(batch, input_ids=ids))).double().norm(dim=1), where
 
 
 def _check_causal(model: Any, before: Tensor, own: Tensor) -> None:
