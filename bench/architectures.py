@@ -24,6 +24,7 @@ import dataclasses
 import json
 import logging
 import signal
+import subprocess
 import time
 import traceback
 import warnings
@@ -96,8 +97,21 @@ class Seeing(Hooks):
         return super()._tap(layer, matrix, view, *rest)
 
 
-def oracle(sketcher: Sketcher, group: Group) -> Tensor:
-    """The fold of autograd's gradients of what the sketcher covers, response by response, without padding."""
+def truths_of(sketcher: Sketcher, groups: list[Group]) -> Tensor:
+    """The fold [groups, D] of autograd's gradients of what the sketcher covers."""
+    hooks = sketcher.hooks
+    gradients = [gradients_of(sketcher, group) for group in groups]
+    phi = torch.zeros(len(groups), D, dtype=torch.float64)
+    with torch._C.DisableTorchFunction():
+        for name in dict.fromkeys(name for own in gradients for name in own):
+            some = next(own[name] for own in gradients if name in own)
+            stack = torch.stack([own.get(name, torch.zeros_like(some)) for own in gradients])
+            fold_matrices(phi, stack, layer=hooks.key(name), seed=SEED)
+    return phi
+
+
+def gradients_of(sketcher: Sketcher, group: Group) -> dict[str, Tensor]:
+    """Autograd's gradients of every matrix of the sketcher's, float64, response by response, without padding."""
     model, hooks = sketcher.model, sketcher.hooks
     rewards = np.array(group.rewards)
     advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-4) / len(rewards)
@@ -113,7 +127,7 @@ def oracle(sketcher: Sketcher, group: Group) -> Tensor:
                 wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
                 log_p = logits.to(wide).log_softmax(-1).gather(1, ids[0, len(group.prompt) :, None])
                 (log_p.sum() * advantage / len(response)).backward()
-            return _folded(hooks)
+            return _matrices(hooks)
     finally:
         handle.remove()
 
@@ -125,24 +139,20 @@ def logits_of(model: Any, ids: Tensor) -> Tensor:
     return logits
 
 
-def _folded(hooks: Any) -> Tensor:
-    phi = torch.zeros(1, D, dtype=torch.float64)
-    done: set[int] = set()
+def _matrices(hooks: Any) -> dict[str, Tensor]:
+    """The gradients by the names of the matrices; weights that are shared under the first of their names."""
+    found: dict[int, tuple[str, Tensor]] = {}
     plain = {layer.name for layer in hooks.layers if layer.kind in ("linear", "autograd")}
     for name, (weight, view) in hooks.seen.items():
-        if weight.grad is None or hooks.key(name) in done or name in plain:
-            continue
-        done.add(hooks.key(name))
-        gradient = torch.empty_like(weight).copy_(weight.grad)
-        matrix = gradient.as_strided(view.shape, view.stride(), view.storage_offset() - weight.storage_offset())
-        fold_matrices(phi, matrix.double()[None].contiguous(), layer=hooks.key(name), seed=SEED)
+        if weight.grad is not None and name not in plain:
+            gradient = torch.empty_like(weight).copy_(weight.grad)
+            matrix = gradient.as_strided(view.shape, view.stride(), view.storage_offset() - weight.storage_offset())
+            found.setdefault(hooks.key(name), (name, matrix))
     for layer in hooks.layers:
-        if layer.name not in plain or layer.parameter.grad is None or hooks.key(layer.name) in done:
-            continue
-        done.add(hooks.key(layer.name))
-        for name, matrix in zip(layer.matrices, layer.stack(layer.parameter.grad), strict=True):
-            fold_matrices(phi, matrix.double()[None].contiguous(), layer=hooks.key(name), seed=SEED)
-    return phi[0]
+        if layer.name in plain and layer.parameter.grad is not None:
+            for name, matrix in zip(layer.matrices, layer.stack(layer.parameter.grad), strict=True):
+                found.setdefault(hooks.key(name), (name, matrix))
+    return {name: matrix.double().contiguous() for name, matrix in found.values()}
 
 
 def sketcher_of(model: Any, **options: Any) -> Sketcher:
@@ -158,11 +168,6 @@ def error_of(sketcher: Sketcher, lengths: list[tuple[int, list[int]]] = SHORT, t
     groups = groups_of(lengths)
     found = torch.from_numpy(sketcher.sketch(groups)).double()
     return _relative(found, truths_of(sketcher, groups) if truths is None else truths)
-
-
-def truths_of(sketcher: Sketcher, groups: list[Group]) -> Tensor:
-    """The oracle's sketches [groups, D]."""
-    return torch.stack([oracle(sketcher, group) for group in groups])
 
 
 def _relative(found: Tensor, truth: Tensor) -> float:
@@ -214,12 +219,16 @@ def half_row(family: str) -> Rows:
     return {"bfloat16": _relative(found, truth) - times * _relative(plain, truth) - plus}
 
 
+class OutOfTime(BaseException):
+    """No `Exception`, or whatever is being measured would take it for one of its own."""
+
+
 @contextmanager
 def limited(seconds: int) -> Iterator[None]:
-    """`TimeoutError` after so many seconds."""
+    """`OutOfTime` after so many seconds."""
 
     def stop(*_: object) -> None:
-        raise TimeoutError(f"more than {seconds} s")
+        raise OutOfTime(f"more than {seconds} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)
@@ -241,7 +250,7 @@ def verdict_of(family: str, quick: bool = False) -> dict[str, Any]:
                 finite = bool(torch.isfinite(logits_of(model, ids)).all())
             if not finite:
                 raise ValueError("logits are not finite")
-    except Exception as error:
+    except (Exception, OutOfTime) as error:
         return {"family": family, "verdict": "not built", "why": _line(error), "seconds": time.monotonic() - started}
     errors: Rows = {}
     refused: dict[str, str] = {}
@@ -260,7 +269,7 @@ def verdict_of(family: str, quick: bool = False) -> dict[str, Any]:
                         errors |= row(family)
                 except LearnAlignError as error:
                     refused[name] = _line(error)
-    except Exception as error:
+    except (Exception, OutOfTime) as error:
         return {"family": family, "verdict": "CRASH", "why": _line(error), "trace": traceback.format_exc()[-1500:]}
     wrong = {k: v for k, v in errors.items() if not v <= (0.0 if k == "bfloat16" else ROUNDING)}
     verdict = "WRONG" if wrong else "exact" if errors else "refused"
@@ -323,12 +332,12 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     file = options.folder / "verdicts.jsonl"
     done = {v["family"]: v for v in map(json.loads, file.read_text().splitlines())} if file.exists() else {}
-    started = time.monotonic()
+    started, commit = time.monotonic(), commit_of()
     for family in options.only or [f for f in families(options.wrappers) if f not in done]:
         if time.monotonic() - started > options.seconds:
             print("time is up: call again to go on")
             break
-        done[family] = verdict_of(family, options.quick)
+        done[family] = {**verdict_of(family, options.quick), "quick": options.quick, "commit": commit}
         with file.open("a") as lines:
             lines.write(json.dumps(done[family]) + "\n")
         show(done[family])
@@ -339,6 +348,12 @@ def main() -> None:
     print(
         json.dumps({"transformers": transformers.__version__, "torch": torch.__version__, "probe_s": seconds, **counts})
     )
+
+
+def commit_of() -> str:
+    """Of the code that runs, with a + where files differ from it; empty outside of a repository."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def show(verdict: dict[str, Any]) -> None:
