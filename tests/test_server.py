@@ -24,6 +24,7 @@ from learnalign.errors import ConfigError, EngineError
 from learnalign.policy import Policy, load_policy
 from learnalign.rollout.engine import Task
 from learnalign.rollout.openai import ServerEngine
+from learnalign.rollout.temperature import of_the_sampling
 from learnalign.runs import pipeline
 from learnalign.runs.directory import open_run
 
@@ -60,11 +61,36 @@ def test_every_sampling_setting_is_sent(policy: Policy) -> None:
     """A server's defaults (top-k, top-p, penalties) come from the model's generation_config and would bias rates."""
     with CompletionsServer(policy) as server:
         ServerEngine(settings(server.url, temperature=0.7, served_model="me"), policy).sample(tasks(policy))
-    sent = server.requests[0]
+    sampling = [request for request in server.requests if request["logprobs"] == 1]
+    assert len(server.requests) - len(sampling) == 2, "one prompt was asked at two temperatures"
+    sent = sampling[0]
     assert (sent["model"], sent["temperature"], sent["n"], sent["max_tokens"]) == ("me", 0.7, 1, 12)
     assert (sent["top_p"], sent["top_k"], sent["min_p"], sent["repetition_penalty"]) == (1.0, -1, 0.0, 1.0)
     assert sent["stop_token_ids"] == list(policy.eos_ids)
-    assert len({request["seed"] for request in server.requests}) == 4 * len(PROBLEMS), "a seed a response"
+    assert len({request["seed"] for request in sampling}) == 4 * len(PROBLEMS), "a seed a response"
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.5])
+@pytest.mark.parametrize("raw", [False, True])
+def test_log_probabilities_at_another_temperature_are_left_out(policy: Policy, raw: bool, temperature: float) -> None:
+    """vLLM's are at temperature 1 by default; the policy's own are at the sampling's."""
+    told: list[str] = []
+    with CompletionsServer(policy, raw=raw) as server:
+        engine = ServerEngine(settings(server.url, temperature=temperature), policy, told.append)
+        made = engine.sample(tasks(policy, 2))
+        engine.sample(tasks(policy, 1))
+    assert len(server.requests) == 3 * len(PROBLEMS) + 2, "found out once"
+    assert {math.isnan(x) for r in made for x in r.log_probabilities} == {raw}
+    assert ["tells log-probabilities at temperature 1" in line for line in told] == [True] * raw
+    assert engine.facts()["log_probabilities"] == ("none" if raw else "at the sampling temperature")
+
+
+def test_the_temperature_of_log_probabilities_can_stay_unknown() -> None:
+    """All tokens alike, none in common, or a temperature next to 1."""
+    assert of_the_sampling({"a": -1.0, "b": -1.0}, {"a": -1.0, "b": -1.0}, 0.5) is None
+    assert of_the_sampling({"a": -1.0}, {"b": -1.0}, 0.5) is None
+    assert of_the_sampling({"a": -0.5, "b": -1.5}, {"a": -0.5, "b": -1.5}, 0.99) is None
+    assert of_the_sampling({}, {}, 0.5) is None
 
 
 def test_without_token_ids_the_text_is_tokenized(policy: Policy) -> None:
