@@ -45,7 +45,7 @@ def dataset(size: int) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def trainer(folder: Path, data: Dataset, **settings: Any) -> Any:
+def trainer(folder: Path, data: Dataset, given: dict[str, Any] | None = None, **settings: Any) -> Any:
     import trl
 
     asked = {
@@ -68,6 +68,7 @@ def trainer(folder: Path, data: Dataset, **settings: Any) -> Any:
         args=trl.GRPOConfig(str(folder), **asked),
         train_dataset=data,
         processing_class=AutoTokenizer.from_pretrained(POLICY),
+        **(given or {}),
     )
 
 
@@ -286,11 +287,16 @@ def test_what_cannot_be_followed_is_refused(tmp_path: Path) -> None:
     attach(grpo, OnlineSelector(data["prompt_id"], PICKED))
     with pytest.raises(PolicyError, match="has an online selection already"):
         attach(grpo, OnlineSelector(data["prompt_id"], PICKED))
+    own = trainer(tmp_path, data, {"rollout_func": lambda prompts, trainer: {}})
+    with pytest.raises(PolicyError, match="the trainer has rollout_func"):
+        attach(own, OnlineSelector(data["prompt_id"], PICKED))
     grpo = trainer(tmp_path, data)
-    grpo.tools = [print]
-    with pytest.raises(PolicyError, match="the trainer has tools"):
-        attach(grpo, OnlineSelector(data["prompt_id"], PICKED))
-    grpo.tools = None
+    for name in ("tools", "environment_factories"):
+        before = getattr(grpo, name)
+        setattr(grpo, name, [print])
+        with pytest.raises(PolicyError, match=f"the trainer has {name}"):
+            attach(grpo, OnlineSelector(data["prompt_id"], PICKED))
+        setattr(grpo, name, before)
     grpo.train_dataset = data.to_iterable_dataset()
     with pytest.raises(PolicyError, match="give a Dataset, found IterableDataset"):
         attach(grpo, OnlineSelector(data["prompt_id"], PICKED))

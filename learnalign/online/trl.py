@@ -35,8 +35,8 @@ from learnalign.rewards.verdict import is_correct
 
 MOST_SILENT = 8
 """Batches in a row without a reward after which the reward function is taken for the wrong one."""
-NOT_FOLLOWED = ("tools", "environments", "rollout_func")
-"""What of a GRPOTrainer puts tokens into responses that the policy did not sample."""
+NOT_FOLLOWED = ("tools", "environment_factories", "environments", "rollout_func")
+"""What of a GRPOTrainer puts tokens into responses that the policy did not sample, or may."""
 
 
 def attach(

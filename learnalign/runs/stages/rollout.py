@@ -7,6 +7,7 @@ Where responses are spread over the prompts by what is known of them, they are s
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -176,8 +177,11 @@ def _notes(run: RunDir, renderer: Renderer, skipped: list[tuple[str, str]], cut:
     messages = pq.read_table(run.path / "pool.parquet", columns=["messages"])["messages"]
     if policy.instruction and messages.null_count == 0:
         notes.append("policy.instruction changes nothing: all prompts are chat messages, which stay as they are")
-    if policy.chat_template_kwargs and renderer.tokenizer.chat_template is None:
-        notes.append("policy.chat_template_kwargs changes nothing: the tokenizer has no chat template")
+    notes += [
+        f"policy.chat_template_kwargs: {name} changes nothing: the tokenizer's chat template does not ask for it"
+        for name in json.loads(policy.chat_template_kwargs or "{}")
+        if name != "chat_template" and name not in str(renderer.tokenizer.chat_template)
+    ]
     if cut > MANY_CUT:
         notes.append(f"warning: {cut:.1%} of the responses were cut at {most:,} tokens: raise rollout.max_new_tokens")
     elif cut:

@@ -94,7 +94,7 @@ def sketch_rows(
                 gaps.add(ids, found.gaps)
                 writer.append(ids, np.array(success), found.phi.astype(np.float32, copy=False))
                 advance(len(ids))
-        if not total and (unlearnable := list(islice(_unlearnable(run), CHECKED))):
+        if not total and (unlearnable := list(islice(recorded_rows(run), CHECKED))):
             ids, todo_groups = (list(column) for column in zip(*unlearnable, strict=True))
             gaps.add(ids, sketcher.measure(todo_groups).gaps)
         gaps.require()
@@ -171,8 +171,8 @@ def rows_of(run: RunDir) -> Iterator[Row]:
         yield rows["prompt_id"][0].as_py(), float(np.mean(rows["correct"].to_numpy())), group
 
 
-def _unlearnable(run: RunDir) -> Iterator[tuple[str, Group]]:
-    """Prompts with rewards that give them a gradient, of which only the log-probabilities are of interest."""
+def recorded_rows(run: RunDir) -> Iterator[tuple[str, Group]]:
+    """Every sampled prompt with rewards that give it a gradient: only its log-probabilities are of interest."""
     for rows in groups((run.path / "rollouts",), (("prompt_id", "prompt_tokens", "tokens", "logprobs"),)):
         tokens = rows["tokens"].to_pylist()
         logs, rewards = _recorded(rows["logprobs"].to_pylist(), tokens), [1.0, *[0.0] * (len(tokens) - 1)]
