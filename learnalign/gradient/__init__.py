@@ -15,7 +15,7 @@ from learnalign.gradient.batching import Costs, batches
 from learnalign.gradient.gap import Gap
 from learnalign.gradient.groups import Group, Weighted, advantages, weighted
 from learnalign.gradient.layers import Coverage, is_linear, layer_keys
-from learnalign.gradient.sketcher import FOLD_VERSION, Sketcher
+from learnalign.gradient.sketcher import FOLD_VERSION, Sketched, Sketcher
 
 __all__ = [
     "FOLD_VERSION",
@@ -23,6 +23,7 @@ __all__ = [
     "Coverage",
     "Gap",
     "Group",
+    "Sketched",
     "Sketcher",
     "Weighted",
     "advantages",

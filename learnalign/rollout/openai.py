@@ -26,6 +26,12 @@ from learnalign.rollout.temperature import TOP, of_the_sampling
 
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Answers that another attempt may mend; any other refusal is final."""
+ADVICE = {
+    401: " (the key is read from the environment variable OPENAI_API_KEY)",
+    404: " (rollout.served_model names the model)",
+    422: " (prompts are sent as token ids, as vLLM and SGLang take them, and TGI does not)",
+}
+"""What to do about a refusal."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds between attempts: doubled each time."""
 
@@ -102,7 +108,7 @@ class ServerEngine:
                     return only_choice(_json(answer, url), url), url
                 trouble = f"HTTP {answer.status_code}: {' '.join(answer.text.split())[:200]}"
                 if answer.status_code not in RETRIED:
-                    raise EngineError(f"{url} refuses: {trouble} (rollout.served_model names the model)")
+                    raise EngineError(f"{url} refuses: {trouble}{ADVICE.get(answer.status_code, '')}")
             if time.monotonic() + pause - started > self.config.patience_seconds:
                 raise EngineError(
                     f"{url} does not answer for {self.config.patience_seconds:g} s ({trouble}): "

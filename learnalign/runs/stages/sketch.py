@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch import nn
 
-from learnalign.gradient import FOLD_VERSION, Group, Sketcher
+from learnalign.gradient import FOLD_VERSION, Group, Sketched, Sketcher
 from learnalign.policy import load_policy, policy_digest
 from learnalign.progress import Progress
 from learnalign.rollout.parts import groups
@@ -90,9 +90,9 @@ def sketch_rows(
                 if not todo:
                     continue
                 ids, success, todo_groups = (list(column) for column in zip(*todo, strict=True))
-                found = sketcher.measure(todo_groups)
+                found = _sketch(sketcher, todo_groups)
                 gaps.add(ids, found.gaps)
-                writer.append(ids, np.array(success), found.phi.astype(np.float32, copy=False))
+                writer.append(ids, np.array(success), found.phi)
                 advance(len(ids))
         if not total and (unlearnable := list(islice(recorded_rows(run), CHECKED))):
             ids, todo_groups = (list(column) for column in zip(*unlearnable, strict=True))
@@ -134,6 +134,11 @@ def _reference(run: RunDir) -> nn.Module | None:
     """The reference policy of the KL term, loaded like the policy."""
     name = run.config.sketch.reference
     return load_policy(replace(run.config.policy, model=name)).model if name else None
+
+
+def _sketch(sketcher: Sketcher, groups: list[Group]) -> Sketched:
+    found = sketcher.measure(groups)
+    return found._replace(phi=found.phi.astype(np.float32, copy=False))
 
 
 def _batches(stream: Iterator[Row], sketcher: Sketcher, batch_tokens: int) -> Iterator[list[Row]]:
