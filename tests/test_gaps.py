@@ -126,6 +126,32 @@ def test_a_right_setup_has_no_gap_and_says_so(tmp_path: Path) -> None:
     assert "own log-probabilities of the sampled tokens" in report
 
 
+def test_an_interrupted_run_ends_with_the_same_gaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def small_batches(name: str) -> RunDir:
+        run = opened(tmp_path, name=name)
+        run.save_config(replace(run.config, sketch=replace(run.config.sketch, batch_tokens=64)))
+        return run
+
+    whole, broken = small_batches("whole"), small_batches("broken")
+    record = worked(whole)
+    add, added = Gaps.add, list[int]()
+
+    def dying(self: Gaps, prompt_ids: Any, gaps: Any) -> None:
+        add(self, prompt_ids, gaps)
+        added.append(len(prompt_ids))
+        if len(added) == 2:
+            raise KeyboardInterrupt  # written down, and not in the store
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Gaps, "add", dying)
+        with pytest.raises(KeyboardInterrupt):
+            worked(broken)
+    assert len((broken.path / "sketches" / "gaps.jsonl").read_text().splitlines()) == sum(added) < record["rows"]
+    assert worked(broken)["logprob_gap"] == record["logprob_gap"]
+    for path in (whole.path / "sketches").iterdir():
+        assert (broken.path / "sketches" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
 def noisy(share: float) -> Policy:
     """The policy with other weights."""
     other, generator = policy(), torch.Generator().manual_seed(0)

@@ -275,10 +275,12 @@ def test_integer_ids_are_ids(tmp_path: Path) -> None:
     data = dataset(28)
     numbered = data.remove_columns("prompt_id").add_column("prompt_id", list(range(28)))
     grpo, selector = trainer(tmp_path, numbered), OnlineSelector(numbered["prompt_id"], PICKED)
+    grpo.reward_funcs = [lambda **_: [1.0, 0.0]]
     attach(grpo, selector)
     grpo.model.train()
-    selector.observe([3, 3], [1.0, 0.0])
+    grpo.reward_funcs[0](prompt_id=[3, 3], completion_ids=[[4, 1], [5, 1]])
     assert selector.state.history.responses[3] == 2
+    assert grpo.callback_handler.callbacks[-1].pairs.of([3]) == {3: ([4, 1], [5, 1])}
 
 
 def test_what_cannot_be_followed_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Where responses are spread over the prompts by what is known of them, they are s
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from dataclasses import replace
@@ -114,6 +115,7 @@ def _check_sketch(run: RunDir, renderer: Renderer) -> None:
     if not parts_of(run.path / "rollouts", 0):
         Sketcher(load_policy(run.policy).model, replace(sketch, kl_beta=0.0), say=lambda _: None)
         if torch.cuda.is_available():
+            gc.collect()  # the model and what looks into it hold each other
             torch.cuda.empty_cache()
 
 
