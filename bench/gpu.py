@@ -121,8 +121,8 @@ def parts(rehearse: bool) -> list[Part]:
         return [
             *begin,
             sized("sketch", *tiny, 70, "--skip-less"),
-            sized("passes", *tiny, 40),
-            sized("passes", "olmoe-1b-7b", 1, (10, 20), 40),
+            sized("passes", *tiny, 60),
+            sized("passes", "olmoe-1b-7b", 1, (10, 20), 60),
             bench("head", 70),
             bench("gpu_neighbors", 50),
             tests("tests-head", 100),
