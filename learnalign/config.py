@@ -145,6 +145,9 @@ class RolloutConfig(Section):
     """Of `server`: requests under way at a time, each for one response."""
     patience_seconds: float = bounded(600.0, above=0)
     """Of `server`: how long an outage may last, and a single answer take, before the run gives up."""
+    max_logprob_gap: float = bounded(0.2, above=0)
+    """Mean difference, in nats a token, between recorded log-probabilities and the policy's own, beyond which the
+    responses are taken for another policy's and their sketches are refused."""
 
 
 @dataclass(frozen=True)
