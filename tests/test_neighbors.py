@@ -18,7 +18,7 @@ from learnalign.config import NeighborSearch
 from learnalign.errors import ArrayError, MissingPackageError
 from learnalign.scoring.rows import Rows
 from learnalign.selection import neighbors
-from learnalign.selection.neighbors import Plan, nearest, plan
+from learnalign.selection.neighbors import Plan, memory, nearest, plan
 from learnalign.selection.neighbors.all_pairs import on_device, tiled
 from learnalign.selection.neighbors.plan import Machine
 from learnalign.selection.neighbors.ranking import HostPairs, measured_recall
@@ -161,6 +161,19 @@ def test_a_plan_fits_into_the_memory() -> None:
         assert chosen.method == ("exact" if room >= 20_000 * 4096 * 4 else "flat")
     with pytest.raises(ArrayError, match=r"select\.neighbors=exact takes 0\.3 GiB on cpu, which has 0\.1 GiB"):
         plan(20_000, 4096, 1e6, 32, Machine(room=1 << 27), "exact")
+
+
+def test_a_container_may_take_a_share_of_what_its_limit_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit, used = tmp_path / "limit", tmp_path / "used"
+    used.write_text("40000000\n")
+    monkeypatch.setattr(memory, "GROUP_LIMITS", ((limit, used),))
+    unlimited = memory.room("cpu")
+    limit.write_text("max\n")
+    assert memory.room("cpu") > 60_000_000 < unlimited
+    limit.write_text("140000000\n")
+    assert memory.room("cpu") == 60_000_000
+    limit.write_text("30000000\n")
+    assert memory.room("cpu") == 0
 
 
 def test_what_is_asked_for_is_planned() -> None:
