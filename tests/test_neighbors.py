@@ -6,6 +6,7 @@ import re
 import sys
 import tracemalloc
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import get_args
 
@@ -17,7 +18,7 @@ from learnalign.config import NeighborSearch
 from learnalign.errors import ArrayError, MissingPackageError
 from learnalign.scoring.rows import Rows
 from learnalign.selection import neighbors
-from learnalign.selection.neighbors import Plan, nearest, plan
+from learnalign.selection.neighbors import Plan, memory, nearest, plan
 from learnalign.selection.neighbors.all_pairs import on_device, tiled
 from learnalign.selection.neighbors.plan import Machine
 from learnalign.selection.neighbors.ranking import HostPairs, measured_recall
@@ -162,6 +163,19 @@ def test_a_plan_fits_into_the_memory() -> None:
         plan(20_000, 4096, 1e6, 32, Machine(room=1 << 27), "exact")
 
 
+def test_a_container_may_take_a_share_of_what_its_limit_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit, used = tmp_path / "limit", tmp_path / "used"
+    used.write_text("40000000\n")
+    monkeypatch.setattr(memory, "GROUP_LIMITS", ((limit, used),))
+    unlimited = memory.room("cpu")
+    limit.write_text("max\n")
+    assert memory.room("cpu") > 60_000_000 < unlimited
+    limit.write_text("140000000\n")
+    assert memory.room("cpu") == 60_000_000
+    limit.write_text("30000000\n")
+    assert memory.room("cpu") == 0
+
+
 def test_what_is_asked_for_is_planned() -> None:
     for method in ("exact", "flat", "lists"):
         assert plan(20_000, 4096, 1.0, 32, Machine(), method).method == method
@@ -170,18 +184,20 @@ def test_what_is_asked_for_is_planned() -> None:
     with pytest.raises(ArrayError, match="unknown search for neighbors 'hnsw': expected one of auto, exact"):
         nearest(Rows([clustered(9, 5)]), np.arange(9), np.ones(9), 2, method="hnsw")
     assert get_args(NeighborSearch) == neighbors.METHODS
+    guide = (resources.files("learnalign.guides") / "strategies.md").read_text()
+    assert set(re.findall(r"^\|[^|]*\| `(\w+)` \|", guide, re.MULTILINE)) == {*neighbors.METHODS} - {"auto"}
 
 
-def test_a_low_recall_is_told_with_the_price_of_more(searched_by: Callable[[Plan], None]) -> None:
-    phi = np.random.default_rng(0).standard_normal((300, 256)).astype(np.float32)
-    searched_by(Plan("flat", 4))
-    found = nearest(Rows([phi]), np.arange(300), np.ones(300), 5, device="cpu")
-    assert found.facts["recall"] < 0.5
+def test_a_low_recall_is_told_with_the_price_of_more() -> None:
+    phi = np.random.default_rng(0).standard_normal((1500, 48)).astype(np.float32)
+    found = nearest(Rows([phi]), np.arange(1500), np.ones(1500), 5, device="cpu", method="lists", seconds=1e-9)
+    assert found.facts["recall"] < 0.9
     assert re.fullmatch(
-        r"the search for neighbors \(flat\) found 0.\d\d of the 5 nearest: give it more time with "
+        r"the search for neighbors \(lists\) found 0.\d\d of the 5 nearest: give it more time with "
         r"select.neighbor_seconds; comparing every pair takes about 0 s",
         found.notes[0],
     )
+    assert plan(1500, 48, float("inf"), 5, method="lists").probes == 38, "all of them"
 
 
 def test_memory_is_that_of_the_rows_asked_for(tmp_path: Path) -> None:

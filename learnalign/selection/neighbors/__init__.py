@@ -42,6 +42,8 @@ METHODS = ("auto", "exact", "flat", "lists", "ivf", "cagra", "int8")
 """What `nearest` can be asked for; all but `auto` are explained in `plan`."""
 CPU_METHODS = ("exact", "lists")
 """Which run on a CPU wherever the rest of a run does."""
+CPU_TILE = 1 << 28
+"""Bytes of products at a time on a CPU, whose caches gain nothing from more."""
 WANTED_RECALL = 0.95
 """Below it a note says what finding all would take."""
 
@@ -162,7 +164,8 @@ def _search(
     """The search of a plan. Vectors are handed over, not held here: a search may reorder them."""
     if search.method == "int8":
         z = as_bytes(rows, which, weight, search.dimension, seed, search.device)
-        return all_pairs.bytes_in_tiles(z, fetch, machine.room // 4)
+        tile = min(machine.room // 4, CPU_TILE) if search.device == "cpu" else machine.room // 4
+        return all_pairs.bytes_in_tiles(z, fetch, tile)
 
     def vectors() -> Floats:
         return folded(rows, which, weight, search.dimension, seed)

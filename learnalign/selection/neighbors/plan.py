@@ -133,7 +133,7 @@ def _lists(rows: int, dimension: int, seconds: float, k: int) -> Plan:
     none = Plan("lists", min(dimension, FOLDED), count, 0)
     left = max(seconds - estimate(none, rows, dimension, k), 0.0)
     one_more = estimate(replace(none, probes=1), rows, dimension, k) - estimate(none, rows, dimension, k)
-    return replace(none, probes=min(max(int(left / one_more), FEWEST_PROBES), count))
+    return replace(none, probes=min(max(int(min(left / one_more, count)), FEWEST_PROBES), count))
 
 
 def estimate(one: Plan, rows: int, dimension: int, k: int) -> float:
