@@ -31,6 +31,7 @@ Weighting = Literal["mean", "token", "constant"]
 ResponsesUsed = Literal["all", "one_correct"]
 Space = Literal["full", "lora"]
 StrategyName = Literal["top", "greedy", "random_positive", "band", "alignment", "random", "length", "history", "limr"]
+NeighborSearch = Literal["auto", "exact", "flat", "lists", "ivf", "cagra", "int8"]
 VERIFIERS = ("math", "exact", "choice", "code", "imported")
 FUNCTION = re.compile(r".+\.py:[^\W\d]\w*")
 """How a reward of one's own is named: `file.py:function`."""
@@ -222,6 +223,8 @@ class SelectConfig(Section):
     """No two selected prompts have gradients of this cosine or a larger one; 0 lets all pass."""
     candidates_per_pick: int = bounded(20, above=0)
     """Prompts of score > 0 that `greedy` chooses among, the best by score; up to 20,000 it takes all."""
+    neighbors: NeighborSearch = "auto"
+    """How `greedy` searches neighbors (see `learnalign.selection.neighbors.plan`); `auto` by time and memory."""
     neighbor_seconds: float = bounded(120.0, above=0)
     """About what the neighbor search of `greedy` may take on two cores: beyond it, it approximates."""
 

@@ -33,7 +33,7 @@ from learnalign.gradient.checks import sample
 from learnalign.gradient.forward import hidden_states, model_dtype, recomputing
 from learnalign.gradient.gap import Gap, gap, write_own
 from learnalign.gradient.groups import Group, Weighted, weighted
-from learnalign.gradient.head import HEAD_BYTES, VocabularyHead, find_head, whole_log_probabilities
+from learnalign.gradient.head import VocabularyHead, find_head, head_bytes, whole_log_probabilities
 from learnalign.gradient.hooks import Hooks, StrayTokens, Target
 from learnalign.gradient.layers import Coverage, coverage, find_layers, head_of, is_linear, keys_of
 from learnalign.gradient.lent import lent, unwrapped
@@ -262,10 +262,11 @@ class Sketcher:
             self.head.module.weight,
             batch.targets,
             batch.coefficients,
-            memory_bytes=HEAD_BYTES,
+            memory_bytes=head_bytes(hidden.device),
             shape=self.head.shape,
             kl=self._kl_term(batch),
             consume=partial(self.hooks.fold_head, target, hidden.detach()),
+            borders=batch.target_offsets,
         )
         scale = headroom(found.hidden_gradient, hidden.dtype)
         target.scale = 1.0 / scale
