@@ -129,7 +129,7 @@ def test_a_right_setup_has_no_gap_and_says_so(tmp_path: Path) -> None:
 def test_an_interrupted_run_ends_with_the_same_gaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def small_batches(name: str) -> RunDir:
         run = opened(tmp_path, name=name)
-        run.save_config(replace(run.config, sketch=replace(run.config.sketch, batch_tokens=64)))
+        run.save_config(replace(run.config, sketch=replace(run.config.sketch, batch_tokens=16)))
         return run
 
     whole, broken = small_batches("whole"), small_batches("broken")

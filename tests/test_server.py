@@ -37,7 +37,7 @@ def policy() -> Policy:
 
 
 def settings(*urls: str, **more: object) -> Config:
-    rollout = RolloutConfig(engine="server", base_urls=" ".join(urls), max_new_tokens=12, patience_seconds=30.0)
+    rollout = RolloutConfig(engine="server", base_urls=" ".join(urls), max_new_tokens=12, patience_seconds=300.0)
     return Config(policy=PolicyConfig(model=str(POLICY)), rollout=replace(rollout, **more))  # type: ignore[arg-type]
 
 
@@ -334,7 +334,7 @@ def test_the_first_trouble_is_told_at_once_and_once(policy: Policy) -> None:
         ServerEngine(settings(server.url), policy, told.append).sample(tasks(policy)[:2])
     assert len(told) == 1
     assert told[0].startswith(f"rollout: {server.url}: HTTP 503")
-    assert "for up to 30 s" in told[0]
+    assert "for up to 300 s" in told[0]
 
 
 @pytest.mark.parametrize("logs", [{}, {"logprobs": {"token_logprobs": [-0.3, -0.1]}}])
