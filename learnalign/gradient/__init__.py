@@ -13,17 +13,20 @@ This package does not load models, sample responses, or write files.
 from learnalign.gradient.batching import Costs, batches
 from learnalign.gradient.groups import Group, Weighted, advantages, weighted
 from learnalign.gradient.layers import Coverage, is_linear, layer_keys
-from learnalign.gradient.sketcher import FOLD_VERSION, Sketcher
+from learnalign.gradient.probe import Honored
+from learnalign.gradient.sketcher import FOLD_VERSION, Sketcher, cut
 
 __all__ = [
     "FOLD_VERSION",
     "Costs",
     "Coverage",
     "Group",
+    "Honored",
     "Sketcher",
     "Weighted",
     "advantages",
     "batches",
+    "cut",
     "is_linear",
     "layer_keys",
     "weighted",
