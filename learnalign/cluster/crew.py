@@ -69,7 +69,9 @@ class Crew:
 
     def __init__(self, work: Work, workers: int, say: Callable[[str], None]) -> None:
         self.work, self.workers, self.say = work, workers, say
-        self.gpus = work.needs.gpus if ray.cluster_resources().get("GPU", 0) else 0
+        largest = {kind: max((int(node.get(kind, 0)) for node in _nodes()), default=0) for kind in ("GPU", "CPU")}
+        self.gpus = work.needs.gpus if largest["GPU"] else 0
+        self.cpus = 1 if self.gpus else max(1, min(work.needs.cpus, largest["CPU"]))
         self.members: list[Member] = []
         self.restarts: list[str] = []
         self.most, self.nodes, self.devices = 0, Counter[str](), Counter[str]()
@@ -177,14 +179,11 @@ class Crew:
     def _wanted(self) -> int:
         if self.workers:
             return self.workers
-        there = ray.cluster_resources()
-        if self.gpus:
-            return max(1, int(there.get("GPU", 0)) // self.gpus)
-        return max(1, int(there.get("CPU", 0)) // self.work.needs.cpus)
+        kind, each = ("GPU", self.gpus) if self.gpus else ("CPU", self.cpus)
+        return max(1, sum(int(node.get(kind, 0)) // each for node in _nodes()))
 
     def _started(self) -> Any:
-        needs = self.work.needs
-        cpus = 0 if needs.beside else 1 if self.gpus else needs.cpus
+        cpus = 0 if self.work.needs.beside else self.cpus
         # A dead actor is replaced here and not by Ray: it may never find room again, and would hold its units.
         options = {"num_cpus": cpus, "num_gpus": self.gpus, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
         return ray.remote(Actor).options(**options).remote()
@@ -289,12 +288,17 @@ class Crew:
             self._waiting_since = time.monotonic()
         elif time.monotonic() - self._waiting_since > WAIT_SECONDS:
             self._waiting_since = time.monotonic() + 1e9
-            asked = f"{self.gpus} GPUs" if self.gpus else f"{self.work.needs.cpus} processors"
+            asked = f"{self.gpus} GPUs" if self.gpus else f"{self.cpus} processors"
             free = ray.available_resources()
             self.say(
                 f"waiting for a node with room for a worker of {asked}; free in the cluster: "
                 f"{free.get('GPU', 0):g} GPUs, {free.get('CPU', 0):g} processors"
             )
+
+
+def _nodes() -> list[dict[str, float]]:
+    """What every node of the cluster has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _told(error: RayTaskError, member: Member, where: bool = True) -> LearnAlignError:

@@ -1,4 +1,4 @@
-"""What works of a run have in common: what must be the same on all nodes, and what kind of device they run on."""
+"""What the works of a run have in common: what must be the same on all nodes, and what kind of device they run on."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from learnalign.config import Config
 from learnalign.runs.directory import installed_versions
 
 SAME = ("python", "learnalign", "torch", "transformers", "numpy")
-"""Packages whose versions must be the same wherever numbers are made."""
+"""Versions that must be the same wherever numbers are made."""
 
 
 def same_versions(*others: str) -> dict[str, str]:
     """Versions that all nodes must have. others: packages that this work needs beside `SAME`."""
-    found = installed_versions()
-    return {name: found[name] for name in (*SAME, *others)}
+    return installed_versions((*SAME, *others))
 
 
 def device_kind(device: torch.device) -> str:

@@ -68,7 +68,7 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
     _check_sketch(run, renderer)
     prompts, skipped = tokenized(run, renderer)
     sampled, correct = np.zeros(len(prompts), np.int64), np.zeros(len(prompts), np.int64)
-    with Rounds(run, progress, renderer, prompts) as opened:
+    with Rounds(run, progress, prompts) as opened:
         for number in range(rounds(config)):
             now = next_round(config, _keep(run), number, sampled, correct)
             opened.sample(number, now, sampled)
@@ -76,13 +76,13 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
             if number < rounds(config) - 1:
                 correct = correct + opened.judge(number)
         facts = {"name": renderer.name, "digest": policy_digest(renderer.name), **opened.policy_facts()}
-        judged = opened.notes()
+        notes, who = opened.notes(), opened.facts()
     _write_skipped(run, skipped)
     if config.allocation == "halving":
         _write_dropped(run, prompts, sampled, now)
     cut = cut_share(run.path / "rollouts")
-    notes = _notes(run, renderer, skipped, cut) + judged
-    return Outcome(int(sampled.sum()), notes, {"policy": facts, "skipped": len(skipped), "cut": cut})
+    notes = _notes(run, renderer, skipped, cut) + notes
+    return Outcome(int(sampled.sum()), notes, {"policy": facts, "skipped": len(skipped), "cut": cut, **who})
 
 
 def _check_count(run: RunDir) -> None:
