@@ -250,9 +250,10 @@ def test_other_weights_on_a_node_are_refused(config: Config, nodes: Cluster, tmp
     ray.get([tenant.here.remote() for tenant in tenants])  # so that only the third node has room
     third = nodes.add_node(**NODE, env_vars=hub(tmp_path / "there", 40 * "b"))
     here = hub(tmp_path / "here", 40 * "a")
+    settings = ["--set", "cluster.workers=1", "--set", "rollout.max_new_tokens=8"]
     command = ["rollout", str(tmp_path / "run"), "--pool", str(config.pool.path), "--model", "tests/demo", "-n", "1"]
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "learnalign.cli", *command, "--ray", nodes.address, "--set", "cluster.workers=1"],
+        [sys.executable, "-P", "-m", "learnalign.cli", *command, "--ray", nodes.address, *settings],
         env={**os.environ, **here},
         capture_output=True,
         text=True,
