@@ -6,7 +6,7 @@ Four questions, on this machine:
    (prompts of sketching, responses of sampling). Of this process and of one worker in turns, the best turn counts: one
    worker may cost at most 5 % (`BAR`). Results are asserted to be equal to the bit. Two workers come after them.
 2. The driver's ceiling: workers that only return d numbers a row, so that nothing but crossing processes and appending
-   to the store takes time. Beside it, appending alone.
+   to the store takes time. Beside it, appending alone, and cutting batches.
 3. The driver's memory: a million prompts through `Workers.map`, small rows: what it grows by after the first tenth.
 4. On paper, from these figures: with how many GPUs the driver is the limit (`RESULTS.md`).
 
@@ -37,7 +37,7 @@ from bench.measure import finish
 from learnalign.cluster import Needs, Unit, Workers, open_workers, session
 from learnalign.config import ClusterConfig, Config, PolicyConfig, RolloutConfig, SketchConfig
 from learnalign.demo.run import POLICY
-from learnalign.gradient import Group
+from learnalign.gradient import Costs, Group, cut
 from learnalign.progress import Progress
 from learnalign.rollout.engine import Task
 from learnalign.runs.sampling import Sampling
@@ -58,13 +58,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7, help="turns of this process and of one worker")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    repeats, units = (2, 2) if asked.quick else (asked.repeats, 8)
+    repeats, units = (2, 2) if asked.quick else (asked.repeats, 4)
     with tempfile.TemporaryDirectory() as folder, session():
         config = policy_of(Path(folder), small=asked.quick)
         result = {
             "sketching": compare(sketching(config), repeats, lambda workers: sketch_units(workers, units)),
             "sampling": compare(sampling(config), repeats, lambda _: sample_units(units)),
-            "ceiling": ceiling(Path(folder), 4_096 if asked.quick else 65_536),
+            "ceiling": {**cutting(), **ceiling(Path(folder), 4_096 if asked.quick else 65_536)},
             "memory": memory(50_000 if asked.quick else 1_000_000),
         }
     for name in ("sketching", "sampling"):
@@ -73,9 +73,9 @@ def main() -> None:
 
 
 def policy_of(folder: Path, small: bool) -> Config:
-    """A random policy of 20 million weights with the demo's tokenizer, and the settings to run it."""
+    """A random policy of some million weights with the demo's tokenizer, and the settings to run it."""
     settings = transformers.AutoConfig.from_pretrained(POLICY)
-    wide, layers = (64, 2) if small else (512, 6)
+    wide, layers = (64, 2) if small else (256, 4)
     shape = {"hidden_size": wide, "intermediate_size": 3 * wide, "num_hidden_layers": layers, "head_dim": wide // 8}
     settings.update({**shape, "num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 1024})
     settings.update({"layer_types": None} if hasattr(settings, "layer_types") else {})
@@ -207,6 +207,25 @@ def synthetic(rows: int, tokens: int) -> Iterator[Unit]:
     payload = list(range(tokens))
     for first in range(0, rows, ROWS):
         yield Unit([f"prompt-{first + k:08d}" for k in range(ROWS)], ([payload] * ROWS,), np.full(ROWS, 0.5))
+
+
+def cutting(rows: int = 512) -> dict[str, float]:
+    """Rows a second of processor time that the driver can cut into batches."""
+    draw = np.random.default_rng(2)
+    groups = [
+        Group(
+            [1] * PROMPT_TOKENS,
+            [[1] * int(n) for n in draw.integers(64, 512, RESPONSES)],
+            [0.0, 1.0] * (RESPONSES // 2),
+        )
+        for _ in range(rows)
+    ]
+    settings, costs = SketchConfig(), Costs(share=True, token=1e9, pair=1e5)
+    started = time.process_time()
+    cut(groups, settings.batch_tokens, settings, costs)
+    rate = rows / (time.process_time() - started)
+    print(f"  ceiling     cutting {rate:,.0f} rows/s", flush=True)
+    return {"cutting": rate}
 
 
 def ceiling(folder: Path, rows: int) -> dict[str, float]:

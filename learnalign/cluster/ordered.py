@@ -43,8 +43,8 @@ class RayWorkers:
     def notes(self) -> list[str]:
         """See `Workers.notes`."""
         found = self.crew.facts()
-        nodes, restarted = len(found["nodes"]), found["restarted"]
-        text = f"{found['workers']:,} workers on {nodes:,} node{'s' * (nodes != 1)}"
+        restarted = found["restarted"]
+        text = f"{_plural(found['workers'], 'worker')} on {_plural(len(found['nodes']), 'node')}"
         if restarted:
             text += f", {len(restarted)} restarted (the last on {restarted[-1]})"
         mixed = f"; of several kinds ({', '.join(found['devices'])}), whose last bits may differ"
@@ -87,6 +87,10 @@ def ordered_map(crew: Crew, units: Iterable[Unit], *, ordered: bool = True) -> I
         while head in results:
             yield away.pop(head), results.pop(head)
             head += 1
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _count_death(lost: Lost, deaths: Counter[int], away: dict[int, Unit]) -> None:

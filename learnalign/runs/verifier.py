@@ -54,6 +54,10 @@ class OpenVerifier:
         (found,) = (verdicts for _, verdicts in self.workers.map([self._unit(texts, ids)]))
         return list(found)
 
+    def facts(self) -> dict[str, Any]:
+        """Who judged, where that was not this process."""
+        return self.workers.facts()
+
     def notes(self) -> list[str]:
         """What a person should know of how the verifier works here."""
         return [*self.workers.ask("notes"), *self.workers.notes()]

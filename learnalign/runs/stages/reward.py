@@ -41,12 +41,12 @@ def inputs(run: RunDir) -> dict[str, Any]:
 def execute(run: RunDir, progress: Progress) -> Outcome:
     """Verifier the parts that are not judged yet."""
     parts = sorted((run.path / "rollouts").glob("part-*.parquet"))
-    total, notes = _judge_parts(run, parts, progress)
-    return Outcome(total, notes=[*notes, *_counted(run), *_notes(run)])
+    total, notes, facts = _judge_parts(run, parts, progress)
+    return Outcome(total, [*notes, *_counted(run), *_notes(run)], facts)
 
 
-def _judge_parts(run: RunDir, parts: Sequence[Path], progress: Progress) -> tuple[int, list[str]]:
-    """Write the verdicts of the parts that have none; all the responses there are, and what the judge has to say."""
+def _judge_parts(run: RunDir, parts: Sequence[Path], progress: Progress) -> tuple[int, list[str], dict[str, Any]]:
+    """Write the verdicts of the parts that have none; all the responses there are, what to say of it, and facts."""
     folder = run.path / "rewards"
     folder.mkdir(exist_ok=True)
     for part in parts:  # judged while sampling, to decide on the next round
@@ -62,7 +62,7 @@ def _judge_parts(run: RunDir, parts: Sequence[Path], progress: Progress) -> tupl
         for part, table in judging.judge(read):
             files.write_parquet(folder / part.name, table)
             advance(table.num_rows)
-        return total, judging.notes() if todo else []
+        return (total, judging.notes(), judging.facts()) if todo else (total, [], {})
 
 
 class _PartVerifier(NamedTuple):
@@ -71,6 +71,7 @@ class _PartVerifier(NamedTuple):
     columns: list[str]
     judge: Callable[[Iterable[tuple[Path, pa.Table]]], Iterator[tuple[Path, pa.Table]]]
     notes: Callable[[], list[str]]
+    facts: Callable[[], dict[str, Any]]
 
 
 @contextmanager
@@ -83,10 +84,10 @@ def _judging(run: RunDir, progress: Progress) -> Iterator[_PartVerifier]:
         def imported(parts: Iterable[tuple[Path, pa.Table]]) -> Iterator[tuple[Path, pa.Table]]:
             return ((part, verdict_table(rows, _imported(rows, config.threshold))) for part, rows in parts)
 
-        yield _PartVerifier(columns, imported, list)
+        yield _PartVerifier(columns, imported, list, dict)
         return
     with open_verifier(run, run.config.cluster, progress) as opened:
-        yield _PartVerifier(["prompt_id", "response", "text"], opened.judge, opened.notes)
+        yield _PartVerifier(["prompt_id", "response", "text"], opened.judge, opened.notes, opened.facts)
 
 
 def _imported(rows: pa.Table, threshold: float) -> list[Verdict]:
