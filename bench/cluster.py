@@ -87,7 +87,7 @@ def policy_of(folder: Path, small: bool) -> Config:
     print(f"policy: {weights / 1e6:.1f} million random weights", flush=True)
     return Config(
         policy=PolicyConfig(model=str(folder / "policy"), device="cpu"),
-        rollout=RolloutConfig(max_new_tokens=32, responses=RESPONSES),
+        rollout=RolloutConfig(max_new_tokens=64, responses=RESPONSES),
         sketch=SketchConfig(dimension=DIMENSION),
     )
 
@@ -120,13 +120,13 @@ def sketch_units(workers: Workers, count: int) -> list[Unit]:
 
 
 def sample_units(count: int) -> list[Unit]:
-    """Parts of two prompts."""
+    """Parts of eight prompts."""
     draw = np.random.default_rng(1)
     return [
         Unit(
             [str(k)],
-            ([Task(f"{k}-{i}", draw.integers(3, 20, PROMPT_TOKENS).tolist(), RESPONSES) for i in range(2)],),
-            2 * RESPONSES,
+            ([Task(f"{k}-{i}", draw.integers(3, 20, PROMPT_TOKENS).tolist(), RESPONSES) for i in range(8)],),
+            8 * RESPONSES,
         )
         for k in range(count)
     ]

@@ -243,8 +243,6 @@ class ClusterConfig(Section):
     """Of a Ray cluster: `auto` (that this machine is part of), HOST:PORT, or `local` (this machine alone, all its
     devices). Empty computes in this process."""
     workers: int = bounded(0, at_least=0, why="0 takes as many as there is room for")
-    gpus_per_worker: int = bounded(1, above=0)
-    """More than 1 spreads the layers of a policy that is larger than one GPU."""
 
 
 @dataclass(frozen=True)

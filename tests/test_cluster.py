@@ -14,10 +14,12 @@ from cluster_work import Doubling
 from ray.cluster_utils import Cluster
 
 from learnalign import cluster
-from learnalign.cluster import Unit
-from learnalign.config import ClusterConfig
-from learnalign.errors import EngineError, RewardError
+from learnalign.cluster import Needs, Unit
+from learnalign.cluster.session import connect
+from learnalign.config import ClusterConfig, Config, PolicyConfig, with_values
+from learnalign.errors import ConfigError, EngineError, RewardError
 from learnalign.progress import Progress
+from learnalign.runs.workers import say_idle_gpus
 
 MEMORY = 80 << 20
 
@@ -102,3 +104,38 @@ def test_restarts_are_told(nodes: Cluster, tmp_path: Path) -> None:
 def test_an_error_of_the_work_comes_as_it_is(nodes: Cluster) -> None:
     with pytest.raises(RewardError, match=r"^there is no double of wrong$"):
         doubled(nodes, [0, "wrong", 2])
+
+
+def test_without_a_cluster_idle_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    said: list[str] = []
+    say_idle_gpus(Config(), Needs(gpus=2), said.append)
+    say_idle_gpus(Config(cluster=ClusterConfig(address="local")), Needs(gpus=2), said.append)
+    say_idle_gpus(Config(policy=PolicyConfig(device="cpu")), Needs(gpus=1), said.append)
+    say_idle_gpus(Config(), Needs(gpus=8), said.append)
+    assert said == ["6 of 8 GPUs are left idle: --ray local uses them all"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cluster": {"address": "ray://head:10001"}}, "cluster.address must be auto, local or HOST:PORT"),
+        ({"cluster": {"address": "auto"}, "policy": {"device": "cuda:1"}}, "workers are given their GPUs by Ray"),
+    ],
+)
+def test_addresses_are_checked(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        with_values(Config(), settings, "test")
+
+
+def test_no_cluster_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+    def init(**_: object) -> None:
+        raise ConnectionError("Could not find any running Ray instance.\nMore.")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(
+        EngineError, match=r"^cannot use the Ray cluster 'auto': Could not find any running Ray instance"
+    ):
+        connect("auto")

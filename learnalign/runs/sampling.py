@@ -31,8 +31,8 @@ class Sampling:
     def needs(self) -> Needs:
         """The GPUs that share the policy. One part at a time: it takes long, and the last should not wait in a row."""
         rollout = self.config.rollout
-        own = {"vllm": rollout.tensor_parallel, "server": 0}
-        return Needs(own.get(rollout.engine, self.config.cluster.gpus_per_worker), self.threads, ahead=1)
+        own = {"transformers": 1, "vllm": rollout.tensor_parallel, "server": 0}
+        return Needs(own[rollout.engine], self.threads, ahead=1)
 
     def identity(self) -> dict[str, str]:
         """Versions, and the digest of the weights."""

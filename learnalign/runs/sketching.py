@@ -31,18 +31,16 @@ class Sketching:
     sketch: SketchConfig
     temperature: float
     threads: int
-    gpus: int = 1
 
     @classmethod
     def of(cls, config: Config, policy: PolicyConfig) -> Sketching:
         """The work that a run asks for, with as many threads as this process has."""
-        gpus, threads = config.cluster.gpus_per_worker, torch.get_num_threads()
-        return cls(policy, config.sketch, config.rollout.temperature, threads, gpus)
+        return cls(policy, config.sketch, config.rollout.temperature, torch.get_num_threads())
 
     @property
     def needs(self) -> Needs:
-        """GPUs, or a processor a thread."""
-        return Needs(self.gpus, self.threads)
+        """A GPU, or a processor a thread."""
+        return Needs(1, self.threads)
 
     def identity(self) -> dict[str, str]:
         """Versions, and digests of the weights."""
