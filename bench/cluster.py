@@ -6,7 +6,7 @@ Four questions, on this machine:
    (prompts of sketching, responses of sampling). Of this process and of one worker in turns, the best turn counts: one
    worker may cost at most 5 % (`BAR`). Results are asserted to be equal to the bit. Two workers come after them.
 2. The driver's ceiling: workers that only return d numbers a row, so that nothing but crossing processes and appending
-   to the store takes time. Beside it, appending alone, and cutting batches.
+   to the store takes time. Beside it, appending alone, cutting batches, and reading.
 3. The driver's memory: a million prompts through `Workers.map`, small rows: what it grows by after the first tenth.
 4. On paper, from these figures: with how many GPUs the driver is the limit (`RESULTS.md`).
 
@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 import transformers
 
@@ -210,7 +211,7 @@ def synthetic(rows: int, tokens: int) -> Iterator[Unit]:
 
 
 def cutting(rows: int = 512) -> dict[str, float]:
-    """Rows a second of processor time that the driver can cut into batches."""
+    """Rows a second of processor time in which the driver cuts batches, and makes lists of stored tokens."""
     draw = np.random.default_rng(2)
     groups = [
         Group(
@@ -221,11 +222,14 @@ def cutting(rows: int = 512) -> dict[str, float]:
         for _ in range(rows)
     ]
     settings, costs = SketchConfig(), Costs(share=True, token=1e9, pair=1e5)
+    stored = pa.array([response for group in groups for response in group.responses])
     started = time.process_time()
     cut(groups, settings.batch_tokens, settings, costs)
-    rate = rows / (time.process_time() - started)
-    print(f"  ceiling     cutting {rate:,.0f} rows/s", flush=True)
-    return {"cutting": rate}
+    between = time.process_time()
+    stored.to_pylist()
+    rates = {"cutting": rows / (between - started), "reading": rows / (time.process_time() - between)}
+    print(f"  ceiling     cutting {rates['cutting']:,.0f}, reading {rates['reading']:,.0f} rows/s", flush=True)
+    return rates
 
 
 def ceiling(folder: Path, rows: int) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from learnalign import cluster
 from learnalign.cluster import Needs, Unit
 from learnalign.cluster.session import connect
 from learnalign.config import ClusterConfig, Config, PolicyConfig, with_values
-from learnalign.errors import ConfigError, EngineError, RewardError
+from learnalign.errors import ConfigError, EngineError, MissingPackageError, RewardError
 from learnalign.progress import Progress
 from learnalign.runs.workers import say_idle_gpus
 
@@ -139,3 +140,10 @@ def test_no_cluster_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         EngineError, match=r"^cannot use the Ray cluster 'auto': Could not find any running Ray instance"
     ):
         connect("auto")
+
+
+def test_every_error_crosses_processes() -> None:
+    missing = MissingPackageError("rollout.engine=vllm", "vllm", ImportError("no", name="vllm"))
+    for error in (missing, RewardError("no reward")):
+        copied = pickle.loads(pickle.dumps(error))
+        assert (type(copied), str(copied)) == (type(error), str(error))
