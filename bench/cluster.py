@@ -38,7 +38,7 @@ from bench.measure import finish
 from learnalign.cluster import Needs, Unit, Workers, open_workers, session
 from learnalign.config import ClusterConfig, Config, PolicyConfig, RolloutConfig, SketchConfig
 from learnalign.demo.run import POLICY
-from learnalign.gradient import Costs, Group, cut
+from learnalign.gradient import Costs, Group, Sketched, cut
 from learnalign.progress import Progress
 from learnalign.rollout.engine import Task
 from learnalign.runs.sampling import Sampling
@@ -165,7 +165,7 @@ def run(workers: Workers, units: Sequence[Unit]) -> tuple[float, list[Any]]:
 
 def same(one: Any, other: Any) -> bool:
     """Whether two results have the same bits."""
-    return np.array_equal(one, other) if isinstance(one, np.ndarray) else bool(one.equals(other))
+    return np.array_equal(one.phi, other.phi) if isinstance(one, Sketched) else bool(one.equals(other))
 
 
 @dataclass(frozen=True)

@@ -128,9 +128,11 @@ def assert_same(path: Path, whole: Path, *folders: str) -> None:
 
 
 def actors() -> list[psutil.Process]:
-    """Processes of workers on this machine."""
-    found = [process for process in psutil.process_iter(["name", "cmdline"]) if process.info["cmdline"]]
-    return [process for process in found if process.info["cmdline"][0].startswith("ray::Actor")]
+    """Processes of this cluster's workers."""
+    address = f"--gcs-address={ray.get_runtime_context().gcs_address}"
+    raylets = [p for p in psutil.process_iter(["cmdline"]) if address in (p.info["cmdline"] or [])]
+    workers = [worker for raylet in raylets for worker in raylet.children(recursive=True)]
+    return [worker for worker in workers if worker.cmdline()[:1] and worker.cmdline()[0].startswith("ray::Actor")]
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def test_killed_anywhere_an_update_ends_as_if_it_had_not_been(
     killed_in: str,
 ) -> None:
     made: list[int] = []
-    sketched = Sketcher.sketch
+    sketched = Sketcher.measure
 
     def dying(sketcher: Any, groups: Any) -> Any:
         if made:
@@ -145,7 +145,7 @@ def test_killed_anywhere_an_update_ends_as_if_it_had_not_been(
     shutil.copytree(online, directory)
     with monkeypatch.context() as patch:
         if killed_in == "sketching":
-            patch.setattr(Sketcher, "sketch", dying)
+            patch.setattr(Sketcher, "measure", dying)
         elif killed_in == "comparing":
             patch.setattr(selector, "compare", refuse)
         else:
@@ -156,7 +156,7 @@ def test_killed_anywhere_an_update_ends_as_if_it_had_not_been(
         assert 0 < made[0] < LOGGED
     with monkeypatch.context() as patch:
         if killed_in != "sketching":
-            patch.setattr(Sketcher, "sketch", refuse)  # all were there
+            patch.setattr(Sketcher, "measure", refuse)  # all were there
         result = next_prompts(directory, config, [log], Progress(quiet=True))
     assert result.update == 2
     for name in ("selection.jsonl", "selection.parquet"):
@@ -171,13 +171,26 @@ def test_the_trainings_own_rollouts_count_once(
     shutil.copytree(online, directory)
     for _ in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr(Sketcher, "sketch", refuse)
+            patch.setattr(Sketcher, "measure", refuse)
             with pytest.raises(KeyboardInterrupt):
                 next_prompts(directory, config, [log], Progress(quiet=True))
     after = next_module._selector(open_run(directory)).state.history
     assert after.responses.tolist() == [4.0] * LOGGED + [0.0] * (84 - LOGGED)
     assert after.correct.tolist() == [2.0] * LOGGED + [0.0] * (84 - LOGGED)
     assert after.visits.max() == 1
+
+
+def test_logged_responses_of_no_prompt_are_told(config: Config, online: Path, tmp_path: Path) -> None:
+    log, told = log_of(config, tmp_path / "rollouts"), list[str]()
+    rows = [json.loads(line) for line in next(log.iterdir()).read_text().splitlines()]
+    other = [{**rows[0], "input": "what is 8 times 9?"}] * 3
+    (log / "2.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, *other]))
+    run = open_run(online)
+    steps = logged_steps(run, [log / "2.jsonl"], load_renderer(run.config.policy), say=told.append)
+    assert sum(len(sampled) for _, sampled in steps) == len(rows)
+    assert told[-1] == (
+        f"3 of {len(rows) + 3} logged responses belong to no prompt of the pool, such as 'what is 8 times 9?'"
+    )
 
 
 @pytest.mark.parametrize("numbered", [True, False])

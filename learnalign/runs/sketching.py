@@ -18,7 +18,7 @@ from torch import nn
 
 from learnalign.cluster import Needs
 from learnalign.config import Config, PolicyConfig, SketchConfig
-from learnalign.gradient import Costs, Group, Honored, Sketcher
+from learnalign.gradient import Costs, Group, Honored, Sketched, Sketcher
 from learnalign.policy import load_policy, policy_digest
 from learnalign.runs.workers import device_kind, same_versions
 
@@ -107,12 +107,13 @@ class OpenSketcher:
         assert isinstance(honored, Honored)
         return honored.ask(step)
 
-    def __call__(self, groups: Sequence[Group], shared: dict[int, bool]) -> np.ndarray:
-        """Sketches [len(groups), d], float32. shared: answers of `honored` that the driver has."""
+    def __call__(self, groups: Sequence[Group], shared: dict[int, bool]) -> Sketched:
+        """Sketches [len(groups), d] as float32, and gaps. shared: answers of `honored` that the driver has."""
         honored = self.sketcher.costs.honored
         if isinstance(honored, Honored):
             honored.known = shared
-        return self.sketcher.sketch(groups).astype(np.float32, copy=False)
+        found = self.sketcher.measure(groups)
+        return found._replace(phi=found.phi.astype(np.float32, copy=False))
 
 
 def costs_of_workers(ask: Callable[..., Any]) -> Costs:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Container, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from learnalign.policy import policy_digest
 from learnalign.progress import Progress
 from learnalign.rollout.parts import groups
 from learnalign.runs.directory import RunDir
+from learnalign.runs.gaps import Gaps
 from learnalign.runs.sketching import Sketching, costs_of_workers, shared_rows
 from learnalign.runs.stages import Outcome
 from learnalign.runs.workers import say_idle_gpus
@@ -29,6 +32,8 @@ Row = tuple[str, float, Group]
 """A prompt's id, success rate, and responses with rewards."""
 WINDOW = 512
 """Prompts among which batches of like length are made; bounds what is in memory."""
+CHECKED = 8
+"""Prompts that are compared with the policy where none is learnable: a wrong policy may be the reason."""
 MEANING = ("rank", "weighting", "advantage_std", "responses_used", "space", "kl_beta")
 """Settings beside those of the random map that decide what a sketch is, and not only how it is computed."""
 
@@ -74,22 +79,32 @@ def sketch_rows(
     config = run.config.sketch
     own = ("sketch.dimension", "sketch.dtype")  # the store records these itself
     bound = {name: str(value) for name, value in identity.items() if name not in own}
+    folder = run.path / "sketches"
     work = Sketching.of(run.config, run.policy)
     say_idle_gpus(run.config, work.needs, lambda line: progress.say(f"{NAME}: {line}"))
     with (
         open_workers(run.config.cluster, work, NAME, progress) as workers,
-        SketchWriter(run.path / "sketches", dimension=config.dimension, dtype=config.dtype, identity=bound) as writer,
+        SketchWriter(folder, dimension=config.dimension, dtype=config.dtype, identity=bound) as writer,
     ):
+        gaps = _gaps(run, folder, writer.done)
         if writer.done:
             progress.say(f"sketch: {len(writer.done):,} of {total:,} gradients were there")
+        costs = costs_of_workers(workers.ask)
         with progress.track(NAME, total, "prompts", done=len(writer.done)) as advance:
-            for unit, phi in workers.map(_units(rows, writer.done, config, costs_of_workers(workers.ask))):
-                writer.append(unit.prompt_ids, unit.kept, phi)
-                advance(len(phi))
-        return Outcome(total, workers.notes(), {**workers.ask("facts"), **workers.facts()})
+            for unit, found in workers.map(_units(rows, writer.done, config, costs)):
+                gaps.add(unit.prompt_ids, found.gaps)
+                writer.append(unit.prompt_ids, unit.kept, found.phi)
+                advance(len(unit.prompt_ids))
+        if not total and (unlearnable := list(islice(recorded_rows(run), CHECKED))):
+            ids, todo = (list(column) for column in zip(*unlearnable, strict=True))
+            for unit, found in workers.map([Unit(ids, (todo, shared_rows(costs, todo)))]):
+                gaps.add(unit.prompt_ids, found.gaps)
+        gaps.require()
+        facts = {**workers.ask("facts"), "logprob_gap": gaps.facts(), **workers.facts()}
+        return Outcome(total, [*workers.notes(), *gaps.notes(total)], facts)
 
 
-def _units(rows: Iterator[Row], done: set[str], config: SketchConfig, costs: Costs) -> Iterator[Unit]:
+def _units(rows: Iterator[Row], done: Container[str], config: SketchConfig, costs: Costs) -> Iterator[Unit]:
     """Batches of prompts that are not done, in an order that depends on rollouts, policy and settings alone."""
     while window := list(islice(rows, WINDOW)):
         for batch in cut([group for _, _, group in window], config.batch_tokens, config, costs):
@@ -98,6 +113,12 @@ def _units(rows: Iterator[Row], done: set[str], config: SketchConfig, costs: Cos
             if todo:
                 ids, success, groups = (list(column) for column in zip(*todo, strict=True))
                 yield Unit(ids, (groups, shared_rows(costs, groups)), np.array(success))
+
+
+def _gaps(run: RunDir, folder: Path, done: Container[str]) -> Gaps:
+    sampled_in = run.record("rollout").get("policy", {}).get("dtype")
+    exact = sampled_in in ("float32", "float64")  # and sketched in it, for both are policy.dtype
+    return Gaps(folder, done, most=run.config.rollout.max_logprob_gap, policy=run.policy.model, exact=exact)
 
 
 def learnable_count(run: RunDir) -> int:
@@ -113,7 +134,8 @@ def rows_of(run: RunDir) -> Iterator[Row]:
     With `sketch.mask_truncated` the tokens of cut responses weigh nothing, and prompts without another are left out.
     """
     masked = run.config.sketch.mask_truncated
-    columns = (("prompt_id", "prompt_tokens", "tokens", *(["finish"] if masked else [])), ("correct", "reward"))
+    read = ("prompt_id", "prompt_tokens", "tokens", "logprobs", *(["finish"] if masked else []))
+    columns = (read, ("correct", "reward"))
     for rows in groups((run.path / "rollouts", run.path / "rewards"), columns):
         if not _has_gradient(run, rows):
             continue
@@ -122,8 +144,27 @@ def rows_of(run: RunDir) -> Iterator[Row]:
         if masked:
             ends = rows["finish"].to_pylist()
             weights = [[float(end == "stop")] * len(one) for one, end in zip(tokens, ends, strict=True)]
-        group = Group(rows["prompt_tokens"][0].as_py(), tokens, rows["reward"].to_pylist(), weights)
+        logs = _recorded(rows["logprobs"].to_pylist(), tokens)
+        group = Group(rows["prompt_tokens"][0].as_py(), tokens, rows["reward"].to_pylist(), weights, logs)
         yield rows["prompt_id"][0].as_py(), float(np.mean(rows["correct"].to_numpy())), group
+
+
+def recorded_rows(run: RunDir) -> Iterator[tuple[str, Group]]:
+    """Every sampled prompt with rewards that give it a gradient: only its log-probabilities are of interest."""
+    for rows in groups((run.path / "rollouts",), (("prompt_id", "prompt_tokens", "tokens", "logprobs"),)):
+        tokens = rows["tokens"].to_pylist()
+        logs, rewards = _recorded(rows["logprobs"].to_pylist(), tokens), [1.0, *[0.0] * (len(tokens) - 1)]
+        yield (
+            rows["prompt_id"][0].as_py(),
+            Group(rows["prompt_tokens"][0].as_py(), tokens, rewards, log_probabilities=logs),
+        )
+
+
+def _recorded(logs: list[list[float] | None], tokens: list[list[int]]) -> list[list[float]] | None:
+    """Log-probabilities of every token, NaN where one is not known; None where none are, as in an imported log."""
+    if all(one is None for one in logs):
+        return None
+    return [[math.nan] * len(y) if one is None else one for one, y in zip(logs, tokens, strict=True)]
 
 
 def _has_gradient(run: RunDir, rows: pa.Table) -> bool:
