@@ -33,6 +33,7 @@ SETTING_OF = {
     "select": ("select", "n"),
     "strategy": ("select", "strategy"),
     "target": ("select", "target"),
+    "ray": ("cluster", "address"),
 }
 """Options of their own: section and name of the setting."""
 
@@ -84,6 +85,13 @@ Strategy = Annotated[
 ]
 Target = Annotated[
     str | None, typer.Option("--target", help="Pool file of a target set: align with it instead of with the pool.")
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        help="Compute on a Ray cluster: auto (this machine's), HOST:PORT, or local (all devices of this machine).",
+    ),
 ]
 RewardColumn = Annotated[
     str, typer.Option(help="Column of the logs with the reward; several and their weights as a=1,b=0.5.")
@@ -207,6 +215,7 @@ def _add_stage(name: str, last: str, text: str) -> None:
         select: Select = None,
         strategy: Strategy = None,
         target: Target = None,
+        ray: Ray = None,
         settings: Settings = None,
         config: ConfigFile = None,
         quiet: Quiet = False,
@@ -222,6 +231,7 @@ def _add_stage(name: str, last: str, text: str) -> None:
             select=select,
             strategy=strategy,
             target=target,
+            ray=ray,
         )
         _work(last, run, named, settings, config, quiet, as_json)
 
@@ -295,6 +305,7 @@ def next_(
     id_column: IdColumn = None,
     source_column: SourceColumn = None,
     select: Select = None,
+    ray: Ray = None,
     settings: Settings = None,
     config: ConfigFile = None,
     reward_column: RewardColumn = "",
@@ -315,6 +326,7 @@ def next_(
             source_column=source_column,
             model=policy,
             select=select,
+            ray=ray,
         )
         asked = _config(run, config, named, settings or [])
         columns = {"reward_column": reward_column, "correct_column": correct_column}
@@ -413,17 +425,19 @@ def check(
 @app.command()
 def demo(
     run: Annotated[Path, typer.Argument(help="Run directory.")] = Path("runs/demo"),
+    ray: Ray = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Run everything on arithmetic with the policy that is shipped."""
     with _reported(run):
+        from learnalign.config import with_values
         from learnalign.demo.run import demo_config
         from learnalign.progress import Progress
         from learnalign.runs import pipeline
         from learnalign.runs.directory import create_run
 
-        config = demo_config(run)
+        config = with_values(demo_config(run), _named(ray=ray), "command line")
         opened = create_run(run, config)
         pipeline.work(opened, config, "report", Progress(quiet or as_json))
         _show(opened, "report", as_json)

@@ -240,6 +240,16 @@ class OnlineConfig(Section):
 
 
 @dataclass(frozen=True)
+class ClusterConfig(Section):
+    """Which workers compute (see `learnalign.cluster`). It changes nothing of what is computed."""
+
+    address: str = ""
+    """Of a Ray cluster: `auto` (that this machine is part of), HOST:PORT, or `local` (this machine alone, all its
+    devices). Empty computes in this process."""
+    workers: int = bounded(0, at_least=0, why="0 takes as many as there is room for")
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of a run, in the order in which the stages use them."""
 
@@ -251,6 +261,7 @@ class Config:
     sketch: SketchConfig = field(default_factory=SketchConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
     online: OnlineConfig = field(default_factory=OnlineConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
         _check_together(self)
@@ -307,6 +318,13 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             "after a warm-up the server must serve its result: make it with 'learnalign warmup', serve the folder "
             "warmup of the run directory, and name it with rollout.served_model"
+        )
+    address = config.cluster.address
+    if address not in ("", "auto", "local") and not re.fullmatch(r"[^/]+:\d+", address):
+        raise ConfigError(f"cluster.address must be auto, local or HOST:PORT of the head node, found {address!r}")
+    if address and re.fullmatch(r"cuda:\d+", config.policy.device):
+        raise ConfigError(
+            f"policy.device is {config.policy.device!r}: workers are given their GPUs by Ray, say auto or cuda"
         )
     if config.sketch.dimension & (config.sketch.dimension - 1):
         raise ConfigError(

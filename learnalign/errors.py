@@ -7,6 +7,8 @@ This module does not decide how an error is shown: that is `cli`.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class LearnAlignError(Exception):
     """Root of all errors that a user can cause and repair."""
@@ -46,6 +48,10 @@ class MissingPackageError(LearnAlignError):
         missing = cause.name or str(cause)
         advice = f"pip install 'learnalign[{extra}]'" + (f"; {otherwise}" if otherwise else "")
         super().__init__(f"{what} needs a package that cannot be imported ({missing}): {advice}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied between processes by its message, which stands for what `__init__` takes."""
+        return MissingPackageError.__new__, (MissingPackageError, *self.args)
 
 
 class ArrayError(LearnAlignError, ValueError):

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS: list[set[str]] = [
     {"errors", "_core"},
     {"config", "kernels", "progress", "schemas", "guides"},
-    {"files", "store", "scoring", "gradient"},
+    {"files", "store", "scoring", "gradient", "cluster"},
     {"policy", "pool", "rewards"},
     {"selection", "rollout"},
     {"report"},
@@ -32,6 +32,7 @@ ONLY_HERE = {
     "httpx2": {"rollout", "rewards.code.sandbox_fusion"},
     "math_verify": {"rewards"},
     "faiss": {"selection.neighbors.packages"},
+    "ray": {"cluster"},
     "learnalign._core": {"store", "scoring", "selection", "kernels.fold_native"},
 }
 

@@ -171,11 +171,11 @@ def test_one_engine_serves_all_rounds_and_is_left_before_the_sketches(
     finished: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Engines such as vLLM start slowly and hold a GPU's memory: opened once, left after the last round."""
-    from learnalign.runs import rounds
+    from learnalign.runs import rounds, sampling
     from learnalign.runs.stages import reward, sketch
 
     log: list[str] = []
-    opened, judge, make = rounds.open_engine, rounds.Rounds.judge, sketch.execute
+    opened, judge, make = sampling.open_engine, rounds.Rounds.judge, sketch.execute
     judge_last = reward.execute
 
     class Logged:
@@ -202,7 +202,7 @@ def test_one_engine_serves_all_rounds_and_is_left_before_the_sketches(
         log.append("sketched")
         return make(*arguments)
 
-    monkeypatch.setattr(rounds, "open_engine", lambda *arguments: Logged(opened(*arguments)))
+    monkeypatch.setattr(sampling, "open_engine", lambda *arguments: Logged(opened(*arguments)))
     monkeypatch.setattr(rounds.Rounds, "judge", judged)
     monkeypatch.setattr(reward, "execute", judged_last)
     monkeypatch.setattr(sketch, "execute", sketched)

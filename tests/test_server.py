@@ -333,7 +333,7 @@ def test_the_first_trouble_is_told_at_once_and_once(policy: Policy) -> None:
     with CompletionsServer(policy, lambda number: (503, {}) if number < 3 else None) as server:
         ServerEngine(settings(server.url), policy, told.append).sample(tasks(policy)[:2])
     assert len(told) == 1
-    assert told[0].startswith(f"rollout: {server.url}: HTTP 503")
+    assert told[0].startswith(f"{server.url}: HTTP 503")
     assert "for up to 300 s" in told[0]
 
 

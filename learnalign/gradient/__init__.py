@@ -15,7 +15,8 @@ from learnalign.gradient.batching import Costs, batches
 from learnalign.gradient.gap import Gap
 from learnalign.gradient.groups import Group, Weighted, advantages, weighted
 from learnalign.gradient.layers import Coverage, is_linear, layer_keys
-from learnalign.gradient.sketcher import FOLD_VERSION, Sketched, Sketcher
+from learnalign.gradient.probe import Honored
+from learnalign.gradient.sketcher import FOLD_VERSION, Sketched, Sketcher, cut
 
 __all__ = [
     "FOLD_VERSION",
@@ -23,11 +24,13 @@ __all__ = [
     "Coverage",
     "Gap",
     "Group",
+    "Honored",
     "Sketched",
     "Sketcher",
     "Weighted",
     "advantages",
     "batches",
+    "cut",
     "is_linear",
     "layer_keys",
     "weighted",

@@ -9,8 +9,9 @@ prompts can be shared is found out (`checks`). This module leaves the model as i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from learnalign.errors import LearnAlignError, PolicyError
@@ -172,7 +173,7 @@ def costs_of(model: Any, models: Sequence[Any], layers: Sequence[Layer], share: 
     wide = number_of(config, "num_attention_heads", 1) * number_of(config, "head_dim", 0)
     pairs = 2.0 * number_of(config, "num_hidden_layers", 1) * (wide or number_of(config, "hidden_size", 1))
     window = min((w for w in map(_window, models) if w), default=0)
-    return Costs(True, weights, ATTENTION_SHARE * pairs, window, boundary, _Honored(tuple(models)))
+    return Costs(True, weights, ATTENTION_SHARE * pairs, window, boundary, Honored(partial(_tree_holds, tuple(models))))
 
 
 def number_of(config: Any, name: str, default: int) -> int:
@@ -231,25 +232,38 @@ def _kind(rope: dict[str, Any]) -> Any:
     return rope.get("rope_type", rope.get("type"))
 
 
-class _Honored:
-    """Whether trees of so many tokens give what separate rows give: tried once at each of a few lengths.
+class Honored:
+    """Whether trees of so many tokens give what separate rows give: asked once at each of a few lengths.
 
-    The answer for a length depends on nothing else, so that a resumed run shares what the uninterrupted one shares.
+    ask: the answer for one of `LENGTHS`, which depends on nothing else, so that a resumed run shares what the
+    uninterrupted one shares. `known`: the answers so far, by length; whoever is told them need not ask.
     """
 
-    def __init__(self, models: Sequence[Any]) -> None:
-        self.models, self.known = models, {}  # type: ignore[var-annotated]
+    def __init__(self, ask: Callable[[int], bool]) -> None:
+        self.ask = ask
+        self.known: dict[int, bool] = {}
 
     def __call__(self, length: int) -> bool:
-        step = next(step for step in LENGTHS if step >= length or step == LENGTHS[-1])
-        if step == LENGTHS[-1] and length > step:
+        if length > LENGTHS[-1]:
             return False
+        step = next(step for step in LENGTHS if step >= length)
         if step not in self.known:
-            self.known[step] = not any(broken_tree(model, self._prompt(model, step)) for model in self.models)
-        return bool(self.known[step])
+            self.known[step] = self.ask(step)
+        return self.known[step]
 
-    @staticmethod
-    def _prompt(model: Any, step: int) -> int:
-        config = model.config.get_text_config()
-        most = number_of(config, "max_position_embeddings", 0) or number_of(config, "n_positions", 0) or step
-        return max(3, min(step, most) - 4)
+    def up_to(self, length: int) -> dict[int, bool]:
+        """The answers for all rows of up to so many tokens."""
+        for shorter in (*(step for step in LENGTHS if step < length), length):
+            self(shorter)
+        return dict(self.known)
+
+
+def _tree_holds(models: Sequence[Any], step: int) -> bool:
+    return not any(broken_tree(model, _probe_prompt(model, step)) for model in models)
+
+
+def _probe_prompt(model: Any, step: int) -> int:
+    """Tokens of the prompt with which a tree of `step` tokens is tried."""
+    config = model.config.get_text_config()
+    most = number_of(config, "max_position_embeddings", 0) or number_of(config, "n_positions", 0) or step
+    return max(3, min(step, most) - 4)

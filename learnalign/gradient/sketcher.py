@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from learnalign.config import SketchConfig
 from learnalign.errors import PolicyError
-from learnalign.gradient.batching import Batch, batches, pack
+from learnalign.gradient.batching import Batch, Costs, batches, pack
 from learnalign.gradient.checks import sample
 from learnalign.gradient.forward import hidden_states, model_dtype, recomputing
 from learnalign.gradient.gap import Gap, gap, write_own
@@ -102,7 +102,7 @@ class Sketcher:
             self.head = self._find_head(self.model)
             self.reference = None if other is None else self._find_head(other)
         self._longest = min((n for n in map(longest_row, self._models(other)) if n), default=0)
-        self._too_many = 0  # padded tokens that once did not fit into memory
+        self._told_memory = False
 
     def _checked(self, reference: Any) -> Any:
         """The reference policy, if it knows the same tokens."""
@@ -136,8 +136,8 @@ class Sketcher:
         return coverage(self.model, self.hooks.layers, self.config.space, self.shares)
 
     def batches(self, groups: Sequence[Group], batch_tokens: int) -> list[list[int]]:
-        """Groups of like length together, at most `batch_tokens` padded tokens each, as positions in `groups`."""
-        return batches([self._weighted(group) for group in groups], batch_tokens, self.costs)
+        """See `cut`."""
+        return cut(groups, batch_tokens, self.config, self.costs)
 
     def sketch(self, groups: Sequence[Group]) -> np.ndarray:
         """Sketches of whole groups, taken in one forward and one backward pass if memory allows.
@@ -145,7 +145,8 @@ class Sketcher:
         Returns [len(groups), d], float32 (float64 where the model is float64); a row is not normalized, is zero
         where all rewards are equal, and holds NaN or infinity where the gradient does. Out of GPU memory, the
         batch is halved again and again; raises `PolicyError` where a single response does not fit, and `ArrayError`
-        for a malformed group.
+        for a malformed group. Nothing is learned from one call for the next: a batch has the same bits whatever was
+        sketched before it, and by whom.
         """
         return self.measure(groups).phi
 
@@ -153,7 +154,7 @@ class Sketcher:
         """Like `sketch`, with what the same forward pass says of the groups' recorded log-probabilities."""
         wide = torch.float64 if model_dtype(self.model) == torch.float64 else torch.float32
         phi = torch.zeros(len(groups), self.config.dimension, dtype=wide)
-        parts = [self._weighted(group) for group in groups]
+        parts = [_weighted(group, self.config) for group in groups]
         there = [row for row, part in enumerate(parts) if part.responses]
         self._check_length(parts)
         if there:
@@ -169,10 +170,6 @@ class Sketcher:
                 f"a prompt with a response of {longest:,} tokens is longer than the {self._longest:,} positions of the "
                 "policy, whose rope_type dynamic stretches them by what was run before: leave it out, or use yarn"
             )
-
-    def _weighted(self, group: Group) -> Weighted:
-        config = self.config
-        return weighted(group, config.weighting, config.advantage_std, config.responses_used, config.kl_beta)
 
     def _within_memory(self, parts: list[Weighted], wide: torch.dtype) -> Tensor:
         """[len(parts), d] on the CPU. The gradient is a sum over responses, so even one group can be halved."""
@@ -191,27 +188,28 @@ class Sketcher:
         return self._within_memory([first], wide) + self._within_memory([second], wide)
 
     def _unless_too_large(self, parts: list[Weighted], wide: torch.dtype) -> Tensor | None:
-        """The sketches, or None where memory ran out or is known to run out at this size."""
+        """The sketches, or None where memory ran out."""
         tokens = self.costs.padded(parts)
-        divisible = len(parts) > 1 or len(parts[0].responses) > 1
-        if divisible and 0 < self._too_many <= tokens:
-            return None
         try:
             return self._passes(parts, wide)
         except torch.OutOfMemoryError as error:
-            if not divisible:
+            if len(parts) == 1 and len(parts[0].responses) == 1:
                 raise PolicyError(
                     f"out of memory with a single response of {tokens:,} tokens, prompt included: "
                     "set sketch.checkpointing, or use a GPU with more memory"
                 ) from error
-        self._too_many = tokens
-        self.say(f"out of memory with a batch of {tokens:,} padded tokens: going on with halves")
+        if not self._told_memory:
+            self._told_memory = True
+            self.say(
+                f"out of memory with a batch of {tokens:,} padded tokens: going on with halves, as with every such "
+                "batch; a smaller sketch.batch_tokens saves the attempts"
+            )
         return None
 
     def _passes(self, parts: Sequence[Weighted], wide: torch.dtype) -> Tensor:
         """One pass over the batch, or several where the model does not allow all of it together."""
         if len(parts) > 1 and self.alone:
-            return torch.cat([self._passes([part], wide) for part in parts])
+            return self._one_by_one(parts, wide)
         phi = torch.zeros(len(parts), self.config.dimension, dtype=wide)
         for some in self._apart(parts):
             there = [row for row, part in enumerate(some) if part.responses]
@@ -220,9 +218,11 @@ class Sketcher:
             except StrayTokens:
                 if len(there) == 1:
                     raise
-                self.alone = True  # tokens fell together by chance in the probe
-                return self._passes(parts, wide)
+                return self._one_by_one(parts, wide)  # tokens fell together by chance in the probe
         return phi
+
+    def _one_by_one(self, parts: Sequence[Weighted], wide: torch.dtype) -> Tensor:
+        return torch.cat([self._passes([part], wide) for part in parts])
 
     def _apart(self, parts: Sequence[Weighted]) -> list[list[Weighted]]:
         """The parts with their short responses and with their long ones, where those must not meet in a batch."""
@@ -293,6 +293,18 @@ class Sketcher:
         device = self.reference.model.get_input_embeddings().weight.device
         reference = self.reference.log_probabilities(batch.to(device))
         return KLTerm(batch.kl_weights, reference.to(self.device))
+
+
+def cut(groups: Sequence[Group], batch_tokens: int, config: SketchConfig, costs: Costs) -> list[list[int]]:
+    """Groups of like length together, at most `batch_tokens` padded tokens each, as positions in `groups`.
+
+    A pure function of its arguments: whoever has a model's `costs` cuts for it without the model.
+    """
+    return batches([_weighted(group, config) for group in groups], batch_tokens, costs)
+
+
+def _weighted(group: Group, config: SketchConfig) -> Weighted:
+    return weighted(group, config.weighting, config.advantage_std, config.responses_used, config.kl_beta)
 
 
 def headroom(gradient: Tensor, dtype: torch.dtype) -> float:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from learnalign.cluster import session
 from learnalign.config import Config, WarmupConfig
 from learnalign.errors import CostlyProductsError, RunError
 from learnalign.logs.importing import Sampled, logged_steps, out_of_range, response_tokens
@@ -59,7 +60,7 @@ def next_prompts(
     Raises children of `LearnAlignError`; what was sketched stays.
     """
     run = create_run(directory, config)
-    with run.locked():
+    with run.locked(), session():
         run.save_config(config)
         pipeline.advance(run, "pool", progress)
         selector = _selector(run)

@@ -137,7 +137,7 @@ class ServerEngine:
         """Say the first trouble with every server at once, so that nobody waits for nothing."""
         if url not in self.troubled:
             self.troubled.add(url)
-            self.say(f"rollout: {url}: {trouble}; trying again for up to {self.config.patience_seconds:g} s")
+            self.say(f"{url}: {trouble}; trying again for up to {self.config.patience_seconds:g} s")
 
     def _body(self, task: Task, number: int) -> dict[str, Any]:
         """One response, since some servers give all n of a request the same seed, and so n copies of one.

@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -32,7 +32,7 @@ from learnalign.errors import RunError, RunLockedError
 
 FORMAT = 2
 LAP_SECONDS = 5.0
-REPORTED_PACKAGES = ("learnalign", "torch", "transformers", "numpy", "pyarrow", "math-verify", "faiss-cpu")
+REPORTED = ("python", "learnalign", "torch", "transformers", "numpy", "pyarrow", "math-verify", "faiss-cpu")
 
 Inputs = Mapping[str, str | int | float]
 
@@ -168,15 +168,16 @@ def digest(path: Path) -> str:
     return total.hexdigest()
 
 
-def installed_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version()}
-    for name in REPORTED_PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+def installed_versions(names: Sequence[str] = REPORTED) -> dict[str, str]:
+    """Versions of packages, by default of all that a result depends on; `python` is Python's own."""
+    return {name: platform.python_version() if name == "python" else _version(name) for name in names}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from learnalign import files
+from learnalign.cluster import session
 from learnalign.config import Config, SelectConfig, WarmupConfig
 from learnalign.errors import CostlyProductsError, LearnAlignError
 from learnalign.progress import Progress
@@ -66,7 +67,8 @@ def work(run: RunDir, config: Config, last: str, progress: Progress) -> None:
         before = run.config
         run.save_config(config)
         try:
-            advance(run, last, progress)
+            with session():
+                advance(run, last, progress)
         except CostlyProductsError:
             run.save_config(before)
             raise

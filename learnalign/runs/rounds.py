@@ -1,4 +1,4 @@
-"""The rounds in which a pool is sampled: one engine and one verifier, opened when first needed, serve them all.
+"""The rounds in which a pool is sampled: engines and verifiers, opened when first needed, serve them all.
 
     rollouts/part-000000.parquet          responses, a part a batch and round (see `learnalign.rollout.parts`)
     rollouts/verdicts-part-000000.parquet verdicts of a part after which the next round was decided
@@ -17,19 +17,20 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from learnalign import files
-from learnalign.policy import Renderer
+from learnalign.cluster import Unit, Workers, open_workers
 from learnalign.progress import Progress
-from learnalign.rollout import batch_sequences, open_engine
+from learnalign.rollout import batch_sequences
 from learnalign.rollout.allocation import Counts, Round
-from learnalign.rollout.engine import Engine, Response, Task, plan
+from learnalign.rollout.engine import Task, plan
 from learnalign.rollout.parts import part_name, parts_of
 from learnalign.runs.directory import RunDir
-from learnalign.runs.verifier import OpenVerifier, open_verifier, verdict_table
-from learnalign.schemas import ROLLOUTS
+from learnalign.runs.sampling import Sampling
+from learnalign.runs.verifier import HERE, OpenVerifier, open_verifier
+from learnalign.runs.workers import say_idle_gpus
 
 VERDICTS = "verdicts-"
 """Before the name of a part: its verdicts."""
@@ -43,12 +44,12 @@ class TokenizedPrompt(NamedTuple):
 
 
 class Rounds:
-    """Samples and judges in `RUN/rollouts`. A context manager: leaving it leaves engine and verifier."""
+    """Samples and judges in `RUN/rollouts`. A context manager: leaving it leaves engines and verifiers."""
 
-    def __init__(self, run: RunDir, progress: Progress, renderer: Renderer, prompts: Sequence[TokenizedPrompt]) -> None:
-        self.run, self.progress, self.renderer, self.prompts = run, progress, renderer, prompts
+    def __init__(self, run: RunDir, progress: Progress, prompts: Sequence[TokenizedPrompt]) -> None:
+        self.run, self.progress, self.prompts = run, progress, prompts
         self.folder = run.path / "rollouts"
-        self.engine: Engine | None = None
+        self.samplers: Workers | None = None
         self.verifier: OpenVerifier | None = None
         self._opened = ExitStack()
         self._row_of = {prompt.prompt_id: row for row, prompt in enumerate(prompts)}
@@ -75,13 +76,12 @@ class Rounds:
         elif number:
             kept = int(np.count_nonzero(now.wanted))
             self.progress.say(f"rollout: round {number + 1} asks for {total:,} responses of {kept:,} prompts")
-        engine = self._engine()
+        samplers = self._samplers()
         with self.progress.track("rollout", total, "responses", done=total - left) as advance:
-            for k in missing:
-                tasks = [Task(*self.prompts[i], wanted[i], int(sampled[i])) for i in batches[k]]
-                responses = engine.sample(tasks)
-                files.write_parquet(parts[k], _table(responses))
-                advance(len(responses))
+            units = (self._unit(parts[k], batches[k], wanted, sampled) for k in missing)
+            for unit, table in samplers.map(units, ordered=False):
+                files.write_parquet(unit.kept, table)
+                advance(table.num_rows)
 
     def judge(self, number: int) -> Counts:
         """[N] correct responses of every prompt in round `number`; judges the parts that are not judged yet."""
@@ -91,11 +91,10 @@ class Rounds:
         if missing:
             verifier = self._verifier()
             with self.progress.track("judging", total, "responses") as advance:
-                for part in missing:
-                    rows = pq.read_table(part, columns=["prompt_id", "response", "text"])
-                    verdicts = verifier.verdicts(rows["text"].to_pylist(), rows["prompt_id"].to_pylist())
-                    files.write_parquet(_verdicts_of(part), verdict_table(rows, verdicts))
-                    advance(len(verdicts))
+                read = ((part, pq.read_table(part, columns=["prompt_id", "response", "text"])) for part in missing)
+                for part, table in verifier.judge(read):
+                    files.write_parquet(_verdicts_of(part), table)
+                    advance(table.num_rows)
         correct = np.zeros(len(self.prompts), np.int64)
         for part in parts:
             rows = pq.read_table(_verdicts_of(part), columns=["prompt_id", "correct"])
@@ -105,22 +104,37 @@ class Rounds:
 
     def policy_facts(self) -> dict[str, Any]:
         """What the engine says of the policy; empty where no engine was needed."""
-        return self.engine.facts() if self.engine else {}
+        return dict(self.samplers.ask("facts")) if self.samplers else {}
+
+    def facts(self) -> dict[str, Any]:
+        """Who sampled, where that was not this process."""
+        return self.samplers.facts() if self.samplers else {}
 
     def notes(self) -> list[str]:
-        """What a person should know of how the verifier worked."""
-        return self.verifier.notes() if self.verifier else []
+        """What a person should know of who sampled, and of how the verifier worked."""
+        return [
+            *(self.samplers.notes() if self.samplers else []),
+            *(self.verifier.notes() if self.verifier else []),
+        ]
 
-    def _engine(self) -> Engine:
-        if self.engine is None:
+    def _unit(self, part: Path, batch: Sequence[int], wanted: Sequence[int], sampled: Counts) -> Unit:
+        tasks = [Task(*self.prompts[i], wanted[i], int(sampled[i])) for i in batch]
+        return Unit([task.prompt_id for task in tasks], (tasks,), part)
+
+    def _samplers(self) -> Workers:
+        if self.samplers is None:
             longest = max(len(prompt.tokens) for prompt in self.prompts)  # a later round may ask for any prompt
             config = replace(self.run.config, policy=self.run.policy)
-            self.engine = self._opened.enter_context(open_engine(config, self.renderer, longest, self.progress.say))
-        return self.engine
+            work = Sampling(config, longest, torch.get_num_threads())
+            say_idle_gpus(config, work.needs, lambda line: self.progress.say(f"rollout: {line}"))
+            cluster = HERE if config.rollout.engine == "server" else config.cluster  # servers are many already
+            self.samplers = self._opened.enter_context(open_workers(cluster, work, "rollout", self.progress))
+        return self.samplers
 
     def _verifier(self) -> OpenVerifier:
         if self.verifier is None:
-            self.verifier = self._opened.enter_context(open_verifier(self.run))
+            opened = open_verifier(self.run, self.run.config.cluster, self.progress, beside=True)
+            self.verifier = self._opened.enter_context(opened)
         return self.verifier
 
 
@@ -132,11 +146,3 @@ def made_verdicts(part: Path) -> Path | None:
 
 def _verdicts_of(part: Path) -> Path:
     return part.with_name(VERDICTS + part.name)
-
-
-def _table(responses: list[Response]) -> pa.Table:
-    columns = list(zip(*responses, strict=True))
-    prompt_id, number, prompt_tokens, tokens, logprobs, text, finish = columns
-    token_counts = [len(t) for t in tokens]
-    arrays = [prompt_id, number, prompt_tokens, tokens, logprobs, token_counts, text, finish]
-    return pa.table([pa.array(a, f.type) for a, f in zip(arrays, ROLLOUTS, strict=True)], schema=ROLLOUTS)

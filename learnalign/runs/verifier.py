@@ -7,29 +7,64 @@ not judge (see `rewards`), and writes no files.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from learnalign.cluster import Unit, Workers, open_workers
+from learnalign.config import ClusterConfig
 from learnalign.pool.rows import row_reader
-from learnalign.rewards import Prompt, Verdict, is_function, make_verifier, needs_rows, source_digest
+from learnalign.progress import Progress
+from learnalign.rewards import Prompt, Verdict, is_function, needs_rows, source_digest
 from learnalign.runs.directory import RunDir
+from learnalign.runs.judging import Judging
 from learnalign.schemas import VERDICTS
 
 IMPORTED = "imported"
 """The verifier that judges nothing: rewards stand in the rollouts already."""
+HERE = ClusterConfig()
 
 
-class OpenVerifier(NamedTuple):
-    """An open verifier."""
+class OpenVerifier:
+    """An open verifier, with what it must know of the run's prompts."""
 
-    verdicts: Callable[[Sequence[str], Sequence[str]], list[Verdict]]
-    """Of responses as text, given the ids of their prompts."""
-    notes: Callable[[], list[str]]
-    """What a person should know of how the verifier works here."""
+    def __init__(
+        self,
+        workers: Workers,
+        answers: Mapping[str, str],
+        prompts: Callable[[Sequence[str]], list[Prompt]] | None,
+    ) -> None:
+        self.workers, self._answers, self._prompts = workers, answers, prompts
+
+    def judge(self, parts: Iterable[tuple[Path, pa.Table]]) -> Iterator[tuple[Path, pa.Table]]:
+        """Parts of rollouts with the columns prompt_id, response and text; their verdicts, as they come."""
+        units = (
+            self._unit(rows["text"].to_pylist(), rows["prompt_id"].to_pylist(), (part, rows)) for part, rows in parts
+        )
+        for unit, verdicts in self.workers.map(units, ordered=False):
+            part, rows = unit.kept
+            yield part, verdict_table(rows, verdicts)
+
+    def verdicts(self, texts: Sequence[str], ids: Sequence[str]) -> list[Verdict]:
+        """Of responses as text, given the ids of their prompts."""
+        (found,) = (verdicts for _, verdicts in self.workers.map([self._unit(texts, ids)]))
+        return list(found)
+
+    def facts(self) -> dict[str, Any]:
+        """Who judged, where that was not this process."""
+        return self.workers.facts()
+
+    def notes(self) -> list[str]:
+        """What a person should know of how the verifier works here."""
+        return [*self.workers.ask("notes"), *self.workers.notes()]
+
+    def _unit(self, texts: Sequence[str], ids: Sequence[str], kept: Any = None) -> Unit:
+        prompts = self._prompts(ids) if self._prompts else None
+        return Unit(list(dict.fromkeys(ids)), (texts, [self._answers[i] for i in ids], prompts), kept)
 
 
 def verifier_inputs(run: RunDir) -> dict[str, Any]:
@@ -65,24 +100,17 @@ def verdict_table(rollouts: pa.Table, verdicts: Sequence[Verdict]) -> pa.Table:
 
 
 @contextmanager
-def open_verifier(run: RunDir) -> Iterator[OpenVerifier]:
-    """The verifier that is configured; leaving ends its processes. Raises `RewardError` or `PoolError`."""
-    config = run.config.reward
+def open_verifier(
+    run: RunDir, cluster: ClusterConfig = HERE, progress: Progress | None = None, *, beside: bool = False
+) -> Iterator[OpenVerifier]:
+    """The verifier that is configured; leaving ends its processes. Raises `RewardError` or `PoolError`.
+
+    cluster: whose workers judge, default this process. beside: while workers of another kind hold the cluster.
+    """
     answers, prompts = _pool(run)
-    with make_verifier(
-        config.verifier,
-        workers=config.workers,
-        timeout_seconds=config.timeout_seconds,
-        memory_mb=config.memory_mb,
-        threshold=config.threshold,
-        sandbox_url=config.sandbox_url,
-        weak_sandbox=config.weak_sandbox,
-    ) as judge:
-
-        def verdicts(texts: Sequence[str], ids: Sequence[str]) -> list[Verdict]:
-            return judge.judge(texts, [answers[i] for i in ids], prompts(ids) if prompts else None)
-
-        yield OpenVerifier(verdicts, judge.notes)
+    work = Judging(run.config.reward, beside)
+    with open_workers(cluster, work, "reward", progress or Progress(quiet=True)) as workers:
+        yield OpenVerifier(workers, answers, prompts)
 
 
 def _pool(run: RunDir) -> tuple[dict[str, str], Callable[[Sequence[str]], list[Prompt]] | None]:

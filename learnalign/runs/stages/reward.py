@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,12 +41,12 @@ def inputs(run: RunDir) -> dict[str, Any]:
 def execute(run: RunDir, progress: Progress) -> Outcome:
     """Verifier the parts that are not judged yet."""
     parts = sorted((run.path / "rollouts").glob("part-*.parquet"))
-    total, notes = _judge_parts(run, parts, progress)
-    return Outcome(total, notes=[*notes, *_counted(run), *_notes(run)])
+    total, notes, facts = _judge_parts(run, parts, progress)
+    return Outcome(total, [*notes, *_counted(run), *_notes(run)], facts)
 
 
-def _judge_parts(run: RunDir, parts: Sequence[Path], progress: Progress) -> tuple[int, list[str]]:
-    """Write the verdicts of the parts that have none; all the responses there are, and what the judge has to say."""
+def _judge_parts(run: RunDir, parts: Sequence[Path], progress: Progress) -> tuple[int, list[str], dict[str, Any]]:
+    """Write the verdicts of the parts that have none; all the responses there are, what to say of it, and facts."""
     folder = run.path / "rewards"
     folder.mkdir(exist_ok=True)
     for part in parts:  # judged while sampling, to decide on the next round
@@ -57,36 +57,37 @@ def _judge_parts(run: RunDir, parts: Sequence[Path], progress: Progress) -> tupl
     todo = [k for k, part in enumerate(parts) if not (folder / part.name).exists()]
     total = sum(counts)
     done = total - sum(counts[k] for k in todo)
-    with _judging(run) as judging, progress.track(NAME, total, "responses", done=done) as advance:
-        for k in todo:
-            rows = pq.read_table(parts[k], columns=judging.columns)
-            files.write_parquet(folder / parts[k].name, verdict_table(rows, judging.judge(rows)))
-            advance(rows.num_rows)
-        return total, judging.notes() if todo else []
+    with _judging(run, progress) as judging, progress.track(NAME, total, "responses", done=done) as advance:
+        read = ((parts[k], pq.read_table(parts[k], columns=judging.columns)) for k in todo)
+        for part, table in judging.judge(read):
+            files.write_parquet(folder / part.name, table)
+            advance(table.num_rows)
+        return (total, judging.notes(), judging.facts()) if todo else (total, [], {})
 
 
 class _PartVerifier(NamedTuple):
-    """How a part of rollouts becomes verdicts."""
+    """How parts of rollouts become verdicts."""
 
     columns: list[str]
-    judge: Callable[[pa.Table], list[Verdict]]
+    judge: Callable[[Iterable[tuple[Path, pa.Table]]], Iterator[tuple[Path, pa.Table]]]
     notes: Callable[[], list[str]]
+    facts: Callable[[], dict[str, Any]]
 
 
 @contextmanager
-def _judging(run: RunDir) -> Iterator[_PartVerifier]:
+def _judging(run: RunDir, progress: Progress) -> Iterator[_PartVerifier]:
     """Verdicts from the verifier that is configured, or as they were imported."""
     config = run.config.reward
     if config.verifier == IMPORTED:
         columns = ["prompt_id", "response", "reward", "correct"]
-        yield _PartVerifier(columns, lambda rows: _imported(rows, config.threshold), list)
+
+        def imported(parts: Iterable[tuple[Path, pa.Table]]) -> Iterator[tuple[Path, pa.Table]]:
+            return ((part, verdict_table(rows, _imported(rows, config.threshold))) for part, rows in parts)
+
+        yield _PartVerifier(columns, imported, list, dict)
         return
-    with open_verifier(run) as opened:
-
-        def verdicts(rows: pa.Table) -> list[Verdict]:
-            return opened.verdicts(rows["text"].to_pylist(), rows["prompt_id"].to_pylist())
-
-        yield _PartVerifier(["prompt_id", "response", "text"], verdicts, opened.notes)
+    with open_verifier(run, run.config.cluster, progress) as opened:
+        yield _PartVerifier(["prompt_id", "response", "text"], opened.judge, opened.notes, opened.facts)
 
 
 def _imported(rows: pa.Table, threshold: float) -> list[Verdict]:

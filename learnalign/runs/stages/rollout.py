@@ -20,15 +20,16 @@ import pyarrow.parquet as pq
 import torch
 
 from learnalign import files
+from learnalign.cluster import open_workers
 from learnalign.config import section_dict
 from learnalign.errors import PolicyError, PoolError
-from learnalign.gradient import Sketcher
-from learnalign.policy import Renderer, adapter_base, load_policy, load_renderer, policy_digest
+from learnalign.policy import Renderer, adapter_base, load_renderer, policy_digest
 from learnalign.progress import Progress
 from learnalign.rollout.allocation import Counts, Round, next_round, rounds
 from learnalign.rollout.parts import parts_of
 from learnalign.runs.directory import RunDir
 from learnalign.runs.rounds import Rounds, TokenizedPrompt
+from learnalign.runs.sketching import Sketching
 from learnalign.runs.stages import Outcome, told_to_templates
 from learnalign.runs.verifier import verifier_inputs
 from learnalign.schemas import DROPPED, SKIPPED
@@ -70,10 +71,10 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
     renderer = load_renderer(run.policy)
     if renderer.dated:
         renderer = renderer.at(run.rendering_time())
-    _check_sketch(run, renderer)
+    _check_sketch(run, renderer, progress)
     prompts, skipped = tokenized(run, renderer)
     sampled, correct = np.zeros(len(prompts), np.int64), np.zeros(len(prompts), np.int64)
-    with Rounds(run, progress, renderer, prompts) as opened:
+    with Rounds(run, progress, prompts) as opened:
         for number in range(rounds(config)):
             now = next_round(config, _keep(run), number, sampled, correct)
             opened.sample(number, now, sampled)
@@ -81,13 +82,13 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
             if number < rounds(config) - 1:
                 correct = correct + opened.judge(number)
         facts = {"name": renderer.name, "digest": policy_digest(renderer.name), **opened.policy_facts()}
-        judged = opened.notes()
+        notes, who = opened.notes(), opened.facts()
     _write_skipped(run, skipped)
     if config.allocation == "halving":
         _write_dropped(run, prompts, sampled, now)
     cut = cut_share(run.path / "rollouts")
-    notes = _notes(run, renderer, skipped, cut) + judged
-    return Outcome(int(sampled.sum()), notes, {"policy": facts, "skipped": len(skipped), "cut": cut})
+    notes = _notes(run, renderer, skipped, cut) + notes
+    return Outcome(int(sampled.sum()), notes, {"policy": facts, "skipped": len(skipped), "cut": cut, **who})
 
 
 def _check_count(run: RunDir) -> None:
@@ -97,7 +98,7 @@ def _check_count(run: RunDir) -> None:
         raise PoolError(f"{wanted:,} prompts are to be selected from a pool of {rows:,}: lower --select")
 
 
-def _check_sketch(run: RunDir, renderer: Renderer) -> None:
+def _check_sketch(run: RunDir, renderer: Renderer, progress: Progress) -> None:
     """Refuse at once, before anything is sampled, a policy that the sketch would refuse after it.
 
     The last to know is the sketcher itself, which is opened once, and closed before an engine wants the memory.
@@ -113,7 +114,9 @@ def _check_sketch(run: RunDir, renderer: Renderer) -> None:
                 f"{renderer.vocabulary:,}: the KL term needs the same"
             )
     if not parts_of(run.path / "rollouts", 0):
-        Sketcher(load_policy(run.policy).model, replace(sketch, kl_beta=0.0), say=lambda _: None)
+        work = replace(Sketching.of(run.config, run.policy), sketch=replace(sketch, kl_beta=0.0, reference=""))
+        with open_workers(replace(run.config.cluster, workers=1), work, "probe", progress) as workers:
+            workers.ask("facts")
         if torch.cuda.is_available():
             gc.collect()  # the model and what looks into it hold each other
             torch.cuda.empty_cache()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from torch import nn
 
-from learnalign.gradient import FOLD_VERSION, Group, Sketched, Sketcher
-from learnalign.policy import load_policy, policy_digest
+from learnalign.cluster import Unit, open_workers
+from learnalign.config import SketchConfig
+from learnalign.gradient import FOLD_VERSION, Costs, Group, cut
+from learnalign.policy import policy_digest
 from learnalign.progress import Progress
 from learnalign.rollout.parts import groups
 from learnalign.runs.directory import RunDir
 from learnalign.runs.gaps import Gaps
+from learnalign.runs.sketching import Sketching, costs_of_workers, shared_rows
 from learnalign.runs.stages import Outcome
+from learnalign.runs.workers import say_idle_gpus
 from learnalign.store import SketchWriter
 
 NAME = "sketch"
@@ -77,75 +79,46 @@ def sketch_rows(
     config = run.config.sketch
     own = ("sketch.dimension", "sketch.dtype")  # the store records these itself
     bound = {name: str(value) for name, value in identity.items() if name not in own}
-    sketcher = _sketcher(run, progress)
     folder = run.path / "sketches"
-    with SketchWriter(folder, dimension=config.dimension, dtype=config.dtype, identity=bound) as writer:
+    work = Sketching.of(run.config, run.policy)
+    say_idle_gpus(run.config, work.needs, lambda line: progress.say(f"{NAME}: {line}"))
+    with (
+        open_workers(run.config.cluster, work, NAME, progress) as workers,
+        SketchWriter(folder, dimension=config.dimension, dtype=config.dtype, identity=bound) as writer,
+    ):
         gaps = _gaps(run, folder, writer.done)
         if writer.done:
             progress.say(f"sketch: {len(writer.done):,} of {total:,} gradients were there")
+        costs = costs_of_workers(workers.ask)
         with progress.track(NAME, total, "prompts", done=len(writer.done)) as advance:
-            for batch in _batches(rows, sketcher, config.batch_tokens):
-                # All or none of a batch is there, unless another sketch.batch_tokens cut the batches elsewhere.
-                todo = [row for row in batch if row[0] not in writer.done]
-                if not todo:
-                    continue
-                ids, success, todo_groups = (list(column) for column in zip(*todo, strict=True))
-                found = _sketch(sketcher, todo_groups)
-                gaps.add(ids, found.gaps)
-                writer.append(ids, np.array(success), found.phi)
-                advance(len(ids))
+            for unit, found in workers.map(_units(rows, writer.done, config, costs)):
+                gaps.add(unit.prompt_ids, found.gaps)
+                writer.append(unit.prompt_ids, unit.kept, found.phi)
+                advance(len(unit.prompt_ids))
         if not total and (unlearnable := list(islice(recorded_rows(run), CHECKED))):
-            ids, todo_groups = (list(column) for column in zip(*unlearnable, strict=True))
-            gaps.add(ids, sketcher.measure(todo_groups).gaps)
+            ids, todo = (list(column) for column in zip(*unlearnable, strict=True))
+            for unit, found in workers.map([Unit(ids, (todo, shared_rows(costs, todo)))]):
+                gaps.add(unit.prompt_ids, found.gaps)
         gaps.require()
-    coverage = sketcher.coverage
-    facts = {
-        "covered_weights": coverage.covered,
-        "all_weights": coverage.total,
-        "not_covered": coverage.missing,
-        "not_covered_shares_of_squared_gradient": {name: float(f"{x:.3g}") for name, x in coverage.shares.items()},
-        "one_prompt_a_pass": sketcher.alone,
-        "prompts_shared": not sketcher.unshared,
-        "prompts_unshared_because": sketcher.unshared,
-        "logits_whole_because": sketcher.head.whole,
-        "logprob_gap": gaps.facts(),
-    }
-    return Outcome(total, gaps.notes(total), facts)
+        facts = {**workers.ask("facts"), "logprob_gap": gaps.facts(), **workers.facts()}
+        return Outcome(total, [*workers.notes(), *gaps.notes(total)], facts)
+
+
+def _units(rows: Iterator[Row], done: Container[str], config: SketchConfig, costs: Costs) -> Iterator[Unit]:
+    """Batches of prompts that are not done, in an order that depends on rollouts, policy and settings alone."""
+    while window := list(islice(rows, WINDOW)):
+        for batch in cut([group for _, _, group in window], config.batch_tokens, config, costs):
+            # All or none of a batch is there, unless another sketch.batch_tokens cut the batches elsewhere.
+            todo = [window[i] for i in batch if window[i][0] not in done]
+            if todo:
+                ids, success, groups = (list(column) for column in zip(*todo, strict=True))
+                yield Unit(ids, (groups, shared_rows(costs, groups)), np.array(success))
 
 
 def _gaps(run: RunDir, folder: Path, done: Container[str]) -> Gaps:
     sampled_in = run.record("rollout").get("policy", {}).get("dtype")
     exact = sampled_in in ("float32", "float64")  # and sketched in it, for both are policy.dtype
     return Gaps(folder, done, most=run.config.rollout.max_logprob_gap, policy=run.policy.model, exact=exact)
-
-
-def _sketcher(run: RunDir, progress: Progress) -> Sketcher:
-    config = run.config.sketch
-    return Sketcher(
-        load_policy(run.policy).model,
-        config,
-        temperature=run.config.rollout.temperature,
-        reference=_reference(run),
-        say=lambda text: progress.say(f"{NAME}: {text}"),
-    )
-
-
-def _reference(run: RunDir) -> nn.Module | None:
-    """The reference policy of the KL term, loaded like the policy."""
-    name = run.config.sketch.reference
-    return load_policy(replace(run.config.policy, model=name)).model if name else None
-
-
-def _sketch(sketcher: Sketcher, groups: list[Group]) -> Sketched:
-    found = sketcher.measure(groups)
-    return found._replace(phi=found.phi.astype(np.float32, copy=False))
-
-
-def _batches(stream: Iterator[Row], sketcher: Sketcher, batch_tokens: int) -> Iterator[list[Row]]:
-    """Batches of prompts, in an order that depends on rollouts, policy and settings alone."""
-    while window := list(islice(stream, WINDOW)):
-        for batch in sketcher.batches([group for _, _, group in window], batch_tokens):
-            yield [window[i] for i in batch]
 
 
 def learnable_count(run: RunDir) -> int:
