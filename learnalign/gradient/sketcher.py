@@ -81,7 +81,7 @@ class Sketcher:
         self.device = next(self.model.parameters()).device
         head = head_of(self.model)
         if not is_linear(head) and not is_linear(getattr(head, "base_layer", None)):
-            raise PolicyError(f"the policy's output layer must be a torch.nn.Linear, found {type(head).__name__}")
+            raise PolicyError(f"the policy's output layer must be a torch.nn.Linear, found {_class(head)}")
         other = None if reference is None else self._checked(unwrapped(reference))
         layers = find_layers(self.model, config.space)
         hooks = Hooks(layers, head, keys_of(layers), config.seed, config.rank or None)
@@ -270,6 +270,10 @@ class Sketcher:
         device = self.reference.model.get_input_embeddings().weight.device
         reference = self.reference.log_probabilities(batch.to(device))
         return KLTerm(batch.kl_weights, reference.to(self.device))
+
+
+def _class(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
 def headroom(gradient: Tensor, dtype: torch.dtype) -> float:
