@@ -282,13 +282,13 @@ def verdict_of(family: str, quick: bool = False) -> dict[str, Any]:
 def facts_of(sketcher: Sketcher) -> dict[str, Any]:
     """What a sketcher says about its model."""
     model = sketcher.model
-    sizes = {name: p.ndim for name, p in model.named_parameters()}
+    named = dict(model.named_parameters())
     table = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
-    named = {name: id(p) for name, p in model.named_parameters()}
     matrices = {
         name: share
         for name, share in sketcher.shares.items()
-        if sizes.get(name, 0) >= 2 and named[name] not in table and not name.endswith("bias")
+        if (weight := named.get(name)) is not None and weight.ndim >= 2 and weight.numel() > max(weight.shape)
+        if id(weight) not in table and not name.endswith("bias")
     }
     left = sum(share for name, share in matrices.items() if name in sketcher.coverage.missing)
     return {

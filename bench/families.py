@@ -73,6 +73,9 @@ OWN: dict[str, dict[str, Any]] = {
     "codegen": {"rotary_dim": 4},
     "zaya": {"num_experts_per_tok": 1},
     "xlm": {"n_words": VOCABULARY},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "recurrent_gemma": {"num_hidden_layers": 3},
+    "lfm2": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "qwen4_exp_text": {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8}
     | {"indexer_compress_ratio": 2},

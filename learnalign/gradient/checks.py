@@ -1,10 +1,10 @@
 """What a model must honor, found by changing tokens and looking whose logits move.
 
 Causality: a token changes nothing before it. Rows: one changes nothing in another. Branches of a tree: with a 4-D
-mask and restarted positions, each gives what it gives alone, one has no gradient at another's tokens, and does not
-move with them. A model that carries a state along a row (convolutions, linear attention) is found by the gradient, in
-every precision, and by what it does at the length that is really used one with a window that its configuration does
-not name in any known way.
+mask and restarted positions, each gives what it gives alone, one has no gradient at the tokens of one before it, and
+does not move with them. A model that carries a state along a row (convolutions, linear attention) is found by the
+gradient, in every precision; one with a window that its configuration does not name in any known way, by what it does
+at the length that is really used.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from learnalign.errors import PolicyError
 from learnalign.gradient.batching import Batch, pack
 from learnalign.gradient.forward import model_dtype, response_logits
 from learnalign.gradient.groups import Weighted
+from learnalign.gradient.layers import head_of
 from learnalign.gradient.lent import lent
 
 MOVED = {torch.float64: 1e-6, torch.float32: 1e-4}
@@ -45,11 +46,17 @@ WIDE_WEIGHTS = 1 << 28
 
 def sample(model: Any, prompt: int = 3, first: int = 4, second: int = 3, shift: int = 1) -> Weighted:
     """A prompt with two responses of so many tokens, with coefficients that do not cancel."""
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = vocabulary_of(model)
     tokens = [(7 * i + shift) % vocabulary for i in range(prompt + first + second)]
     responses = [tokens[prompt : prompt + first], tokens[prompt + first :]]
     coefficients = [np.linspace(0.5, 1.0, first), np.linspace(-0.3, -0.8, second)]
     return Weighted(tokens[:prompt], responses, coefficients, [np.zeros(first), np.zeros(second)])
+
+
+def vocabulary_of(model: Any) -> int:
+    """Ids that the model reads and writes: either of its tables may have more rows (an image's token, padding)."""
+    rows: int = model.get_input_embeddings().weight.shape[0]
+    return min(rows, getattr(head_of(model), "out_features", rows))
 
 
 def other(token: int, vocabulary: int) -> int:
@@ -111,11 +118,10 @@ def _logits(model: Any, batch: Batch) -> Tensor:
 
 def _changed(model: Any, parts: Sequence[Weighted]) -> tuple[Tensor, Tensor, int]:
     """Logits at every position, how far each moves with the last token of the last row's prompt, and where that is."""
-    weight = model.get_input_embeddings().weight
-    batch = pack(parts, 1, weight.device)
+    batch = pack(parts, 1, model.get_input_embeddings().weight.device)
     where = int(batch.predictors[-len(parts[-1].responses[-1])])
     ids = batch.input_ids.clone()
-    ids.view(-1)[where] = other(int(ids.view(-1)[where]), weight.shape[0])
+    ids.view(-1)[where] = other(int(ids.view(-1)[where]), vocabulary_of(model))
     logits = _logits(model, batch)
     return logits, (logits - _logits(model, replace(batch, input_ids=ids))).double().norm(dim=1), where
 
@@ -125,7 +131,7 @@ def _check_causal(model: Any, before: Tensor, own: Tensor) -> None:
     if moved > _rounding(model):
         raise PolicyError(
             f"{type(model).__name__} is not causal: a token moves earlier logits by {moved:.2g} of what it moves "
-            "its own: load it as a decoder (is_decoder=True, no bidirectional attention)"
+            "its own: load it as a decoder (is_decoder=True, no bidirectional attention), and without int8 activations"
         )
 
 
@@ -191,24 +197,23 @@ def _broken(model: Any, prompt: int) -> str:
         allowed = HALF_TREE * (response_logits(model, ignored) - truth).norm()
     if (found - truth).norm() > allowed:  # not so where they are not finite
         return f"{type(model).__name__} does not honor a 4-D attention mask with position_ids" + _at(group)
-    first = torch.arange(len(truth), device=device) < len(group.responses[0])
-    branch = torch.arange(tree.input_ids.shape[1], device=device) >= len(group.prompt) + len(group.responses[0]) - 1
-    if not _at(group) and _reached(model, tree, first, branch):
+    later = torch.arange(len(truth), device=device) >= len(group.responses[0])
+    branch = slice(len(group.prompt), len(group.prompt) + len(group.responses[0]) - 1)
+    if not _at(group) and _reached(model, tree, later, branch):
         return f"{type(model).__name__} lets one branch of a tree reach another"
-    moved = _moved(found, response_logits(model, _other_tokens(model, tree, branch)), first)
+    moved = _moved(found, response_logits(model, _other_tokens(model, tree, branch)), later)
     if moved > PUT.get(model_dtype(model), 0.0):
-        row = torch.arange(rows.input_ids.shape[1], device=device) >= len(group.prompt)
-        beside = _moved(truth, response_logits(model, _other_tokens(model, rows, row)), first)
+        beside = _moved(truth, response_logits(model, _other_tokens(model, rows, branch)), later)
         if moved > ROUNDINGS * beside:
             return f"{type(model).__name__} lets one branch of a tree move another (by {moved:.2g})" + _at(group)
     return ""
 
 
 @torch.enable_grad()
-def _reached(model: Any, tree: Batch, first: Tensor, branch: Tensor) -> bool:
-    """Whether logits `first` [N] have any gradient at the embedded tokens `branch` [length] of another branch."""
+def _reached(model: Any, tree: Batch, later: Tensor, branch: slice) -> bool:
+    """Whether the logits `later` [N] of one branch have any gradient at the embedded tokens of one before it."""
     embedded: list[Tensor] = []
-    logits = response_logits(model, tree, embedded)[first].flatten()
+    logits = response_logits(model, tree, embedded)[later].flatten()
     mixed = (logits * torch.arange(len(logits), device=logits.device).cos().to(logits.dtype)).sum()
     (gradient,) = torch.autograd.grad(mixed, embedded[:1], allow_unused=True)
     return gradient is not None and bool((gradient[:, branch] != 0).any())
@@ -218,10 +223,9 @@ def _at(group: Weighted) -> str:
     return f" at {len(group.prompt) + len(group.responses[0])} tokens" if len(group.prompt) > 3 else ""
 
 
-def _other_tokens(model: Any, batch: Batch, where: Tensor) -> Batch:
-    """The same batch with other tokens at the positions `where` [length] of its last row."""
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+def _other_tokens(model: Any, batch: Batch, where: slice) -> Batch:
+    """The same batch with other tokens at some positions of its first row."""
+    vocabulary = vocabulary_of(model)
     ids = batch.input_ids.clone()
-    for at in where.nonzero().flatten().tolist():
-        ids[-1, at] = other(int(ids[-1, at]), vocabulary)
+    ids[0, where] = torch.tensor([other(token, vocabulary) for token in ids[0, where].tolist()], device=ids.device)
     return replace(batch, input_ids=ids)

@@ -11,6 +11,7 @@ This module does not touch activations or gradients (see `hooks`).
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -159,15 +160,14 @@ def spaced(model: nn.Module, space: str) -> dict[str, nn.Parameter]:
 
 
 def _packed(model: nn.Module) -> dict[str, int]:
-    """Weights that are no parameters, such as those of dynamic int8 layers: names and sizes."""
+    """Weights of linear layers that are no parameters (int8 of torch, GPTQ, AWQ, HQQ): names and sizes unpacked."""
     found: dict[str, int] = {}
     for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if not callable(weight) or isinstance(weight, Tensor | nn.Module):
-            continue
-        inside = weight()
-        if isinstance(inside, Tensor):
-            found[f"{plain_name(name, prefix(model))}.weight"] = inside.numel()
+        shape: list[Any] = [getattr(module, side, None) for side in ("in_features", "out_features")]
+        own = any(weight.ndim >= 2 for weight in module.parameters(recurse=False))
+        wraps = next(module.children(), None) is not None
+        if all(isinstance(size, int) for size in shape) and not own and not wraps:
+            found[f"{plain_name(name, prefix(model))}.weight"] = math.prod(shape)
     return found
 
 

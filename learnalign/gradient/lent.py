@@ -90,8 +90,15 @@ def unwrapped(model: Any) -> Any:
     for name, weight in model.named_parameters():
         if weight.device.type == "meta":
             raise PolicyError(f"weight {name} is offloaded (device meta): load the policy without offloading")
-        if type(weight).__name__ == "DTensor" or "FullyShardedDataParallel" in type(model).__name__:
-            raise PolicyError(f"weight {name} is sharded over processes: gather the policy's weights in one process")
+        if type(weight).__name__ == "DTensor" or (hasattr(weight, "ds_id") and not weight.numel()):  # ZeRO-3
+            raise _sharded(f"weight {name}")
+    for name, module in model.named_modules():
+        if type(module).__name__ == "FullyShardedDataParallel":
+            raise _sharded(f"module {name or type(module).__name__}")
     if next(model.parameters(), None) is None:
         raise PolicyError(f"{type(model).__name__} has no parameters")
     return model
+
+
+def _sharded(what: str) -> PolicyError:
+    return PolicyError(f"{what} is sharded over processes: gather the policy's weights in one process")

@@ -91,7 +91,7 @@ class Sketcher:
         self.device = next(self.model.parameters()).device
         head = head_of(self.model)
         if not is_linear(head) and not is_linear(getattr(head, "base_layer", None)):
-            raise PolicyError(f"the policy's output layer must be a torch.nn.Linear, found {type(head).__name__}")
+            raise PolicyError(f"the policy's output layer must be a torch.nn.Linear, found {_class(head)}")
         other = None if reference is None else self._checked(unwrapped(reference))
         layers = find_layers(self.model, config.space)
         hooks = Hooks(layers, head, keys_of(layers), config.seed, config.rank or None)
@@ -305,6 +305,10 @@ def cut(groups: Sequence[Group], batch_tokens: int, config: SketchConfig, costs:
 
 def _weighted(group: Group, config: SketchConfig) -> Weighted:
     return weighted(group, config.weighting, config.advantage_std, config.responses_used, config.kl_beta)
+
+
+def _class(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
 def headroom(gradient: Tensor, dtype: torch.dtype) -> float:
