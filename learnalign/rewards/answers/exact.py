@@ -27,6 +27,7 @@ from typing import NamedTuple
 from learnalign.errors import RewardError
 from learnalign.rewards.answers.extract import SHORT, final_answer, gold_answer
 from learnalign.rewards.answers.normalize import normalize
+from learnalign.rewards.answers.plain import plain_numbers
 from learnalign.rewards.answers.structure import equal
 from learnalign.rewards.verdict import Prompt, Verdict, Verifier, check_lengths, verdict
 
@@ -59,6 +60,9 @@ def first_look(response: str, answer: str, index: int) -> FirstLook:
 
     Raises `RewardError` if the gold answer (number `index` of its batch) is empty.
     """
+    plain = plain_numbers(response, answer)
+    if plain is not None:
+        return FirstLook(verdict(plain.same, "exact" if plain.same else "wrong"), *plain)
     gold = gold_answer(answer)
     if not gold:
         raise RewardError(f"the gold answer at position {index} is empty; every problem needs one")
