@@ -82,6 +82,6 @@ def trl_reward(case: dict[str, Any]) -> bool:
 
     completions = [[{"role": "assistant", "content": case["response"]}]]
     try:
-        return accuracy_reward(completions, [case["answer"]])[0] == 1.0
+        return bool(accuracy_reward(completions, [case["answer"]])[0] == 1.0)
     except Exception:
         return False

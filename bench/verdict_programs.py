@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from learnalign.rewards import Prompt, Verifier, make_verifier
@@ -38,16 +39,15 @@ def judged(data: Path) -> dict[str, dict[str, float]]:
 
 
 def _human_eval(data: Path, judge: Verifier) -> dict[str, float]:
-    from test_code import CHANGED, fenced
-
+    tests = import_module("test_code")
     with gzip.open(data / "humaneval" / "HumanEval.jsonl.gz", "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     prompts = [Prompt(row["task_id"], row["prompt"], row=row) for row in rows]
-    changed = [
-        fenced(row["prompt"] + row["canonical_solution"] + CHANGED.replace("{name}", row["entry_point"]))
-        for row in rows
-    ]
     solutions = [row["canonical_solution"] for row in rows]
+    changed = [
+        tests.fenced(row["prompt"] + solution + tests.CHANGED.replace("{name}", row["entry_point"]))
+        for row, solution in zip(rows, solutions, strict=True)
+    ]
     return _both(judge, solutions, changed, [row["test"] for row in rows], [row["test"] for row in rows], prompts)
 
 
@@ -87,21 +87,19 @@ def _both(
 
 
 def _hacks(judge: Verifier) -> dict[str, float]:
-    from hacks import HACKS, SHAPES
-
-    prompts = [Prompt("p", "", row={"entry_point": "double"})] * len(HACKS)
-    codes = [f"```python\n{code}\n```" for code in HACKS.values()]
+    hacks = import_module("hacks")
+    codes = [f"```python\n{code}\n```" for code in hacks.HACKS.values()]
+    prompts = [Prompt("p", "", row={"entry_point": "double"})] * len(codes)
     passing = 0
-    for tests in SHAPES.values():
+    for tests in hacks.SHAPES.values():
         verdicts = judge.judge(codes, [tests] * len(codes), prompts)
         passing += sum(verdict.correct for verdict in verdicts)
-    return {"hacks": len(HACKS), "shapes of tests": len(SHAPES), "judged right": passing}
+    return {"hacks": len(codes), "shapes of tests": len(hacks.SHAPES), "judged right": passing}
 
 
 def _escapes() -> dict[str, float]:
     command = [sys.executable, "-m", "pytest", "-q", str(TESTS / "test_sandbox.py"), "-k", "attempt_is_contained"]
-    said = subprocess.run([*command, "-p", "no:cacheprovider"], capture_output=True, text=True, cwd=TESTS.parent).stdout
-    from escape_attempts import ATTEMPTS
-
-    failed = len(re.findall(r"^FAILED", said, re.MULTILINE))
-    return {"attempts": len(ATTEMPTS), "runs, also as an ordinary user, that were not contained": failed}
+    ran = subprocess.run([*command, "-p", "no:cacheprovider"], capture_output=True, text=True, cwd=TESTS.parent)
+    failed = max(len(re.findall(r"^FAILED", ran.stdout, re.MULTILINE)), int(ran.returncode != 0))
+    attempts = import_module("escape_attempts").ATTEMPTS
+    return {"attempts": len(attempts), "runs, also as an ordinary user, that were not contained": failed}

@@ -3,12 +3,13 @@
 Every reference solution of GSM8K (train) and MATH-500 is judged against its own answer, which has to be correct, and
 against a changed one, which has to be wrong: a number of GSM8K plus one; for MATH-500 one digit changed, or where the
 answer has no digit the answer of another problem. Verdicts that are not so are listed by name. Floor: the verifier
-`exact`, which knows no algebra. Then labelled cases, beside math-verify and TRL's reward (`verdict_cases`), and programs
-with tests, hacks and escapes (`verdict_programs`). Data sets are read from LEARNALIGN_DATA (see README).
+`exact`, which knows no algebra. Then labelled cases, beside math-verify and TRL's reward (`verdict_cases`), and
+programs with tests, hacks and escapes (`verdict_programs`). Data sets are read from LEARNALIGN_DATA (see README).
 
     python -m bench.verdicts
 
-The exit code is 1 if any verdict of a reference, a mutant, a hack or an escape is not as it has to be. The last line is one JSON object.
+The exit code is 1 if any verdict of a reference, a mutant, a hack or an escape is not as it has to be. The last line is
+one JSON object.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def main() -> None:
             counts[f"{dataset} {verifier}"] = found
             print(f"{dataset:<8} {verifier:<6} " + ", ".join(f"{value:,} {name}" for name, value in found.items()))
         astray += counts[f"{dataset} math"]["own judged wrong"] + counts[f"{dataset} math"]["changed judged correct"]
-    cases = verdict_cases.compare(data / "verdicts" / "cases.jsonl")
+    labelled = verdict_cases.compare(data / "verdicts" / "cases.jsonl")
     programs = verdict_programs.judged(data)
     astray += sum(
         int(value)
@@ -59,7 +60,7 @@ def main() -> None:
     )
     finish(
         "verdicts",
-        {"counts": counts, "cases": cases, "programs": programs},
+        {"counts": counts, "cases": labelled, "programs": programs},
         "math-verify",
         "sympy",
         "latex2sympy2_extended",

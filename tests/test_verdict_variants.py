@@ -8,6 +8,10 @@ import pytest
 from learnalign.rewards import make_verifier
 
 SAME = r"""
+x \le 5 ## x <= 5
+x \ge 5 ## x>=5
+[5,\infty) ## x >= 5
+5 ## x == 5
 5 ## x = 5.
 5 ## \mathbf{5}
 5 ## \text{5}
@@ -244,6 +248,10 @@ i ## \sqrt{-1}
 3, 5 ## !\boxed{x_1=3, x_2=5}
 """
 DIFFERENT = r"""
+5 ## ==
+5 ## x <= 5
+5 ## (x,y)==
+x \le 5 ## x >= 5
 5 ## 5!
 5 ## \sqrt{5}
 5 ## 5^2

@@ -56,7 +56,7 @@ def equal(gold: str, candidate: str, algebra: Algebra = unknown) -> bool | None:
     bare = _without_brackets(gold), _without_brackets(candidate)
     if bare != (gold, candidate):
         return equal(*bare, algebra)
-    if "=" in gold or "=" in candidate:
+    if max(len(sides(gold)), len(sides(candidate))) > 1:
         return _same_sides(gold, candidate, algebra)
     if "\\in" in gold or "\\in" in candidate:
         gold, candidate = _set_only(gold, candidate)
