@@ -1,13 +1,15 @@
-"""Does the verifier `math` agree with labelled data?
+"""Do the verifiers agree with labelled data, and does a wrong program get past them?
 
 Every reference solution of GSM8K (train) and MATH-500 is judged against its own answer, which has to be correct, and
 against a changed one, which has to be wrong: a number of GSM8K plus one; for MATH-500 one digit changed, or where the
 answer has no digit the answer of another problem. Verdicts that are not so are listed by name. Floor: the verifier
-`exact`, which knows no algebra. Data sets are read from LEARNALIGN_DATA (see README).
+`exact`, which knows no algebra. Then labelled cases, beside math-verify and TRL's reward (`verdict_cases`), and
+programs with tests, hacks and escapes (`verdict_programs`). Data sets are read from LEARNALIGN_DATA (see README).
 
     python -m bench.verdicts
 
-The exit code is 1 if any verdict is not as it has to be. The last line is one JSON object.
+The exit code is 1 if any verdict of a reference, a mutant, a hack or an escape is not as it has to be. The last line is
+one JSON object.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from bench import verdict_cases, verdict_programs
 from bench.measure import finish
 from learnalign.rewards import make_verifier
 
@@ -47,7 +50,22 @@ def main() -> None:
             counts[f"{dataset} {verifier}"] = found
             print(f"{dataset:<8} {verifier:<6} " + ", ".join(f"{value:,} {name}" for name, value in found.items()))
         astray += counts[f"{dataset} math"]["own judged wrong"] + counts[f"{dataset} math"]["changed judged correct"]
-    finish("verdicts", {"counts": counts}, "math-verify", "sympy", "latex2sympy2_extended")
+    labelled = verdict_cases.compare(data / "verdicts" / "cases.jsonl")
+    programs = verdict_programs.judged(data)
+    astray += sum(
+        int(value)
+        for found in programs.values()
+        for what, value in found.items()
+        if what.endswith(("judged wrong", "judged right", "not contained"))
+    )
+    finish(
+        "verdicts",
+        {"counts": counts, "cases": labelled, "programs": programs},
+        "math-verify",
+        "sympy",
+        "latex2sympy2_extended",
+        "trl",
+    )
     sys.exit(1 if astray else 0)
 
 
@@ -67,7 +85,7 @@ def judged(verifier: str, cases: list[Case]) -> dict[str, int]:
         "solutions": len(cases),
         "own judged wrong": sum(not verdict.correct for verdict in own),
         "changed judged correct": sum(verdict.correct for verdict in changed),
-        "seconds": round(time.monotonic() - started),
+        "verdicts/s": round(2 * len(cases) / (time.monotonic() - started)),
     }
 
 

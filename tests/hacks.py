@@ -257,6 +257,13 @@ def double(x): raise GeneratorExit
 double = lambda x: []
 range = zip = lambda *a: []
 """,
+    "an object whose methods say yes": """
+class Yes:
+    def __getattr__(self, name): return lambda *a: True
+    def startswith(self, *a): return True
+    endswith = issubset = issuperset = isdisjoint = startswith
+def double(x): return Yes()
+""",
     "a number that is none": """
 def double(x): return float("nan")
 """,
@@ -333,6 +340,7 @@ from solution import double
 def test_seven():
     expected = 14
     assert double(7) == expected
+    assert double("ab").endswith("bab")
 def test_others():
     assert [double(20), double(-3)] == [40, -6]
     assert double(20) in (40, 41)

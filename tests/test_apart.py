@@ -110,6 +110,10 @@ SEEN = [
     ("import inspect\ndef f(x): return inspect.getsource(f).count('return')", "for i in (2,): assert f(i) == i"),
     ("def f(path):\n    with open(path, 'w') as file: file.write('x')",
      "import os\nf('made')\nassert open('made').read() == 'x' and os.path.exists('made')"),
+    ("def f(x):\n    'Doc.'\n    return x", "assert [f.__doc__, f.__name__] == ['Doc.', 'f']\nassert f(1) == 1"),
+    ("def f(x): return x", "import threading\nout = []\n"
+     "ts = [threading.Thread(target=lambda i=i: out.append(f(i))) for i in range(4)]\n"
+     "[t.start() for t in ts]\n[t.join() for t in ts]\nassert sorted(out) == [0, 1, 2, 3]"),
     ("LIMIT = 5\ndef f(): return LIMIT", "assert [f()] == [LIMIT] and LIMIT == 5"),
 ]  # fmt: skip
 

@@ -53,6 +53,8 @@ def comparison() -> Compare:
         return found
 
     def same(gold: str, candidate: str) -> bool:
+        if _letters(gold) != _letters(candidate) and _letters(gold, fold=True) == _letters(candidate, fold=True):
+            return False  # X is not x
         expected, found = read(gold), read(candidate)
         if not expected or not found:
             return False
@@ -74,6 +76,12 @@ def comparison() -> Compare:
         )
 
     return same
+
+
+def _letters(text: str, fold: bool = False) -> set[str]:
+    """The letters of an expression, beside commands."""
+    found = set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", text)))
+    return {letter.lower() for letter in found} if fold else found
 
 
 def _complex(expression: Any) -> Any:

@@ -35,7 +35,7 @@ LONGEST_FORMULA = 2000
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*([^\n]*)")
 _STATED = re.compile(
     r"(?:\banswers?\b(?:[^\n.:=\d]{0,60}?\b(?:is|are)\b|[\s*_]*(?:[:=]|\s[-\u2013\u2014]\s))"
-    r"|答案[\s*]*(?:应该)?[\s*]*[是为為:：]|故选|\b(?:r[ée]ponse|respuesta|Antwort)\b[\s*_]*(?:est|es|lautet|ist)?\b)"
+    r"|答案[\s*]*(?:应该)?[\s*]*[是为為:：]|故选|答え[\s*]*[はは:：]|(?:정답|Ответ|Risposta|Resposta)[\s*]*[:：]|\b(?:r[ée]ponse|respuesta|Antwort)\b[\s*_]*(?:est|es|lautet|ist)?\b)"
     r"[\s*_:：]*([^\n]*)",
     re.IGNORECASE,
 )
@@ -53,6 +53,8 @@ _STARTS_NUMBER = re.compile(
     r"(?P<unit>\s+[^\W\d_]{2,})?(?=[\s,*]|$)"
 )
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
+_ANOTHER = re.compile(r" ?(?:, ?(?:and|or)?|and|or) ?(?=\$|\\\()")
+_HAN = "\u3000-\u303f\u3040-\u30ff\u4e00-\u9fff\uff01-\uff5e"
 _OPERATORS = "+*/^×÷·"
 _CONTINUES = re.compile(r"\s*(?:[-+*/^×÷·=<>]|,\s*[-+\d\\]|and\b|or\b|\\(?!text|%))")
 
@@ -129,7 +131,8 @@ def _statement(text: str) -> str:
         if masked.startswith(opening) and (end := masked.find(closing, len(opening))) > 0:
             inside = found[len(opening) : end]
             if opening != "$" or not re.search(r"\d\s[A-Za-z]", inside):  # "$5 and $7" is money
-                return inside.strip()
+                more = _ANOTHER.match(found, end + len(closing))
+                return f"{inside.strip()}, {_statement(found[more.end() :])}" if more else inside.strip()
     sentence = _SENTENCE_END.split(found.partition("\n")[0], maxsplit=1)[0]
     sentence = _ASIDE.split(sentence, maxsplit=1)[0]
     number = _STARTS_NUMBER.match(sentence)
@@ -168,7 +171,7 @@ def _last_number(text: str) -> str | None:
     after = text[end : end + SHORT].partition("\n")[0].lstrip()
     if (len(before) > 1 and before[-1] in _OPERATORS + "-−") or after[:1] in tuple(_OPERATORS + "-−="):
         return None
-    run = text[start:end].rpartition("=")[2]
+    run = re.sub(f"^[{_HAN}]+|[{_HAN}]+$", "", text[start:end].rpartition("=")[2])
     return run.strip("*_`\"'.,;:!?") or None
 
 

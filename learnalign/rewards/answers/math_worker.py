@@ -26,6 +26,8 @@ WARM_UP = (
 def prepare(arguments: list[str], memory_mb: int) -> Answer:
     """The comparison. Raises `CannotServe` if math-verify cannot be loaded."""
     try:
+        import sympy.sets.setexpr  # noqa: F401 (which SymPy leaves to its first question about sets)
+
         same = comparison()
         for pair in WARM_UP:
             equal(*pair, same)

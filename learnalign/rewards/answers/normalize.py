@@ -27,6 +27,14 @@ _REWRITES = tuple(
         (r"\\(?:left|right|displaystyle|big|Big|bigl|bigr|limits)(?![A-Za-z])|(?<!\\)\\!", ""),
         (r"(?<!\\)\\[,;: ]|\\q?quad(?![A-Za-z])|~|\s", " "),
         (r"\\(?:text|)color\s*\{\w+\}\s*|\\(?:bf|rm|it)(?![A-Za-z])\s*", ""),
+        (r"<\s*=", r"\\le "),
+        (r">\s*=", r"\\ge "),
+        (r"(?<![<>!=\\])==(?!=)", "="),
+        (r"\\underline\s*\{([^{}]*)\}", r"\1"),
+        (r"\\langle(?![A-Za-z])", "("),
+        (r"\\rangle(?![A-Za-z])", ")"),
+        (r"\\[dt]?binom\s*(\d)\s*(\d)", r"\\binom{\1}{\2}"),
+        (r"\{\s*(\w+)\s*\\choose\s*(\w+)\s*\}", r"\\binom{\1}{\2}"),
         (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
         (r"√\s*(?:\(([^()]*)\)|(\d+|[A-Za-z]))", r"\\sqrt{\1\2}"),
         (r"\\sqrt\s*([0-9A-Za-z])(?!\d)", r"\\sqrt{\1}"),
@@ -45,9 +53,12 @@ _REWRITES = tuple(
 _LONE_SPACES = re.compile(r"(?<![0-9A-Za-z])(?<!\d,) |(?<=\d,) (?!\d)| (?![0-9A-Za-z,])|(?<!\d,) (?![0-9A-Za-z])")
 _LEAD = re.compile(
     r"^(\\text\s*\{)?\s*(?:(?:so |thus |therefore )?(?:the )?(?:final |correct )?answer(?: is\b|\s*[:=])[: ]*"
+    r"|\\text\s*\{\s*[A-Za-z][A-Za-z ]*[:=]\s*\}"
     r"|(?:approximately|approx\.?|about|around|roughly)(?![A-Za-z]))\s*|^\\approx\s*",
     re.IGNORECASE,
 )
+_NEGATIVE = re.compile(r"^(?:negative|minus) (?=\d)", re.IGNORECASE)
+_ALL_TEXT = re.compile(r"^\\text ?\{([^{}\\]*(?:,| and | or )[^{}\\]*)\}$")
 _BRACES = re.compile(r"^\{([^{}]*)\}$")
 _EMPTY_TEXT = re.compile(r"^\\text\s*\{\s*\}")
 _NAMES = {
@@ -84,6 +95,7 @@ def _wrapping(text: str) -> str:
     for _ in range(3):
         stripped = _LEAD.sub(lambda match: r"\text{" if match.group(1) else "", text, count=1)
         stripped = _BRACES.sub(r"\1", _EMPTY_TEXT.sub("", stripped, count=1)).strip()
+        stripped = _NEGATIVE.sub("-", _ALL_TEXT.sub(r"\1", stripped))
         if stripped == text or not stripped:
             break
         text = stripped

@@ -17,7 +17,7 @@ from learnalign.rewards.answers.labels import is_label, sides, unlabelled
 from learnalign.rewards.answers.normalize import plain_text
 from learnalign.rewards.answers.parts import Parts, parts
 from learnalign.rewards.answers.quantity import quantity, same_quantity
-from learnalign.rewards.answers.times import same_measure, same_time
+from learnalign.rewards.answers.times import same_date, same_measure, same_time
 
 Algebra = Callable[[str, str], bool | None]
 LONGEST_LIST = 40
@@ -26,6 +26,10 @@ LONGEST_LIST = 40
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
 _FUNCTIONS = re.compile(r"\b(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|arcsin|arccos|arctan|max|min|gcd|lcm)\b")
 _SHORT_WORDS = re.compile(r"am|an|as|at|be|by|do|go|he|hi|if|in|is|it|me|my|no|of|oh|on|or|ox|so|to|up|us|we")
+_FIGURE = re.compile(r"\\(?:angle|triangle|overline|vec|overrightarrow) ?\{?[A-Z]{2,}")
+_DOTS = re.compile(r"\\[lc]?dots(?![A-Za-z])|(?<!\d)\.\.\.|…")
+_TUPLE = re.compile(r"\(([^()=]+)\)=\((.+)\)", re.DOTALL)
+_GREATER = re.compile(r"(\\geq?(?![A-Za-z]) ?|>)")
 _MEMBER = re.compile(r"[A-Za-z](?:_\w)?\\in(?![A-Za-z])(.*)", re.DOTALL)
 
 
@@ -38,10 +42,11 @@ def equal(gold: str, candidate: str, algebra: Algebra = unknown) -> bool | None:
     """Whether two normalized answers are equal; None if that cannot be told."""
     if gold == candidate:
         return True
-    for same in (same_time, same_measure, _same_number, _same_words):
+    for same in (same_time, same_date, same_measure, _same_number, _same_words, _same_names):
         found = same(gold, candidate)
         if found is not None:
             return found
+    gold, candidate = _spelled_alike(gold, candidate), _spelled_alike(candidate, gold)
     named = _unnamed(gold, candidate), _unnamed(candidate, gold)
     if named != (gold, candidate):
         return equal(*named, algebra)
@@ -51,7 +56,7 @@ def equal(gold: str, candidate: str, algebra: Algebra = unknown) -> bool | None:
     bare = _without_brackets(gold), _without_brackets(candidate)
     if bare != (gold, candidate):
         return equal(*bare, algebra)
-    if "=" in gold or "=" in candidate:
+    if max(len(sides(gold)), len(sides(candidate))) > 1:
         return _same_sides(gold, candidate, algebra)
     if "\\in" in gold or "\\in" in candidate:
         gold, candidate = _set_only(gold, candidate)
@@ -89,6 +94,38 @@ def _same_words(gold: str, candidate: str) -> bool | None:
     if word or min(longest) >= 3 or (max(longest) >= 3 and min(map(len, (one, other))) < 3):
         return one.casefold() == other.casefold()
     return None
+
+
+def _same_names(gold: str, candidate: str) -> bool | None:
+    """Figures named by their corners, and what is left out with dots: compared as text. None for anything else."""
+    for mark, alone in ((_FIGURE, False), (_DOTS, True)):
+        one, other = (mark.search(text) is not None for text in (gold, candidate))
+        if ((one or other) and alone) or (one and other):
+            return gold.replace(" ", "") == candidate.replace(" ", "")
+    return None
+
+
+def _spelled_alike(text: str, other: str) -> str:
+    """`text` in the spelling of `other`: 1,000 as 1000, f(x) = ... as y = ..., (x, y) = (1, 2) as x = 1, y = 2, and
+    3 > x > 1 turned."""
+    if "," in text and quantity(text) and len(parts(other).elements) == 1:
+        return text.replace(",", "")
+    if other.startswith("y=") and text.startswith("f(x)="):
+        return "y=" + text.removeprefix("f(x)=")
+    named = _TUPLE.fullmatch(text) if "=" in other and not _TUPLE.fullmatch(other) else None
+    if named:
+        names, values = parts(f"({named.group(1)})").elements, parts(f"({named.group(2)})").elements
+        if len(names) == len(values):
+            return ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
+    return _turned(text) if "<" in other or "\\le" in other else text
+
+
+def _turned(text: str) -> str:
+    """A chain of `>` as one of `<`."""
+    pieces = _GREATER.split(text)
+    if len(pieces) < 5 or "<" in text or "\\le" in text:
+        return text
+    return "".join({">": "<"}.get(piece, r"\le " if _GREATER.fullmatch(piece) else piece) for piece in pieces[::-1])
 
 
 def _same_parts(gold: str, candidate: str, algebra: Algebra) -> bool | None:

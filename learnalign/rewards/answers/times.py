@@ -11,7 +11,8 @@ from fractions import Fraction
 from learnalign.rewards.answers.normalize import plain_text
 from learnalign.rewards.answers.quantity import quantity
 
-_CLOCK = re.compile(r"(\d{1,2}):(\d{1,2})(?::(\d{2}))? ?(?:([ap])\.? ?m\.?)?", re.IGNORECASE)
+_CLOCK = re.compile(r"(\d{1,2})(?::(\d{1,2}))?(?::(\d{2}))? ?(?:([ap])\.? ?m\.?)?", re.IGNORECASE)
+_DATE = re.compile(r"\d{4}([-/])\d{1,2}\1\d{1,2}|\d{1,2}([-/])\d{1,2}\2\d{4}")
 _PIECE = re.compile(r"(?:,? ?and |, ?| )?(\d[\d.,]*(?:/\d+)? ?[A-Za-z]+)")
 _SIZES = {
     "second": ("time", 1), "minute": ("time", 60), "hour": ("time", 3600), "day": ("time", 86400),
@@ -26,13 +27,23 @@ LONGEST = 80
 def same_time(one: str, other: str) -> bool | None:
     """Whether two times of day are the same; None where one of them is none, or both may be ratios."""
     a, b = (_CLOCK.fullmatch(plain_text(text)) for text in (one, other))
-    if not a or not b or not (a.group(4) or b.group(4) or len(a.group(2) + b.group(2)) == 4):
+    if not a or not b or not (a.group(2) or a.group(4)) or not (b.group(2) or b.group(4)):
+        return None
+    if not (a.group(4) or b.group(4) or len(a.group(2) + b.group(2)) == 4):
         return None
     first, second = _seconds(a), _seconds(b)
     if bool(a.group(4)) == bool(b.group(4)):
         return first == second
     bare = b if a.group(4) else a  # it may mean either half of the day, unless it counts beyond noon
     return first == second or (int(bare.group(1)) < 13 and (first - second) % (12 * 3600) == 0)
+
+
+def same_date(one: str, other: str) -> bool | None:
+    """Whether two dates in digits are the same, in the same order of their parts; None where one of them is none."""
+    if not _DATE.fullmatch(one) or not _DATE.fullmatch(other):
+        return None
+    first, second = ([int(part) for part in re.findall(r"\d+", text)] for text in (one, other))
+    return first == second
 
 
 def same_measure(one: str, other: str) -> bool | None:
@@ -47,7 +58,7 @@ def _seconds(clock: re.Match[str]) -> int:
     """Seconds since midnight."""
     hour, minute, second, half = clock.groups()
     hours = int(hour) % 12 + (12 if half.lower() == "p" else 0) if half else int(hour)
-    return hours * 3600 + int(minute) * 60 + int(second or 0)
+    return hours * 3600 + int(minute or 0) * 60 + int(second or 0)
 
 
 def _measure(text: str) -> tuple[str, Fraction, int] | None:

@@ -32,7 +32,17 @@ _SPELLINGS = {
 }  # fmt: skip
 _WHOLE = {"mph": "mile/hour", "kph": "kilometer/hour", "kmph": "kilometer/hour", "fps": "foot/second"}
 UNITS = frozenset(_SPELLINGS.values()) | {"day", "week", "month", "year", "cent"} | frozenset(_WHOLE.values())
-_SIGNS = {r"\$": "dollar", "$": "dollar", "€": "euro", "£": "sterling", "¥": "", "₹": "", "元": "", "円": ""}
+_SIGNS = {
+    r"\$": "dollar",
+    "$": "dollar",
+    "€": "euro",
+    "£": "sterling",
+    "¥": "",
+    "₹": "",
+    "¢": "cent",
+    "元": "",
+    "円": "",
+}
 _POWERS = {"square": "2", "sq": "2", "squared": "2", "cubic": "3", "cubed": "3"}
 _AFTER = {"squared", "cubed"}
 

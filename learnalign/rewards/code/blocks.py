@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Sequence
 
 from learnalign.rewards.conclusion import behind_reasoning
@@ -50,10 +51,11 @@ def above(problem: str, entry_point: str) -> str:
 
 def is_python(text: str) -> bool:
     """Whether this is Python text."""
-    try:
-        ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return False
     return True
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import json
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ class Peer:
     def __init__(self, read: int, write: int) -> None:
         self._read, self._write = read, write
         self._received = bytearray()
+        self._one = threading.RLock()  # one question at a time, and those that answering it needs
         self._numbers: dict[int, int] = {}
         self.own: list[Any] = []
         self.handle: Callable[..., Any] = _refuse
@@ -39,9 +41,10 @@ class Peer:
 
     def ask(self, *request: Any) -> Any:
         """Have the other side do something. Raises what it raises, or `Gone`."""
-        self._send({"ask": [self.encode(part) for part in request]})
-        while "ask" in (message := self._receive()):
-            self._answer(message["ask"])
+        with self._one:
+            self._send({"ask": [self.encode(part) for part in request]})
+            while "ask" in (message := self._receive()):
+                self._answer(message["ask"])
         if "raised" in message:
             raise self.rebuild(message["raised"])
         return message

@@ -15,6 +15,8 @@ from learnalign.rewards.code.apart.data import Plain
 from learnalign.rewards.code.apart.peer import Gone, Peer, built_in
 
 MUTABLE = (list, dict, set, bytearray)
+PREDICATES = {"startswith", "endswith", "issubset", "issuperset", "isdisjoint"}
+"""Methods of plain values that are told what is expected, and answer yes or no."""
 _BINARY = ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift"]
 _ORDER = ["lt", "le", "gt", "ge"]
 _UNARY = ["neg", "pos", "abs", "invert"]
@@ -130,6 +132,8 @@ class Standin:
         vars(self).update(_asks=asks, _number=number, _built=built)
 
     def __getattr__(self, name: str) -> Any:
+        if name in PREDICATES and not self._built:
+            raise AttributeError(f"{name}: an object of the program is no text and no set")
         return self._asks("getattr", self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -259,6 +263,8 @@ def _forward(name: str, reflected: bool, results_too: bool) -> Callable[[Any, An
     return operate
 
 
+for _kind in (Standin, StandinFunction):
+    _kind.__doc__ = property(lambda one: one._asks("getattr", one, "__doc__"))  # type: ignore[assignment]
 for _name in _BINARY:
     setattr(Standin, f"__{_name}__", _forward(_name, reflected=False, results_too=True))
     setattr(Standin, f"__r{_name}__", _forward(_name, reflected=True, results_too=True))
