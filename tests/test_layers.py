@@ -15,7 +15,7 @@ FLOORS: list[set[str]] = [
     {"config", "kernels", "progress", "schemas", "guides"},
     {"files", "store", "scoring", "gradient"},
     {"policy", "pool", "rewards"},
-    {"selection", "rollout"},
+    {"selection", "rollout", "suspects"},
     {"report"},
     {"runs"},
     {"logs", "demo"},

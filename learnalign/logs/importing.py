@@ -74,7 +74,7 @@ def import_rollouts(
     logged = list(read_logs(logs, reward_column, correct_column, config.reward.threshold, notes))
     config = _with_verifier(config, logged)
     if config.reward.verifier == "imported":
-        notes.append(checked(logged, config.reward.threshold, bool(correct_column)))
+        notes.append(checked(logged, config.reward.threshold, bool(correct_column), config.reward.graded))
     partial = directory.with_name(directory.name + files.PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)  # of an import that was killed
     run = create_run(partial, config)
@@ -133,7 +133,7 @@ def _with_verifier(config: Config, logged: list[Logged]) -> Config:
         return config
     if without:
         raise LogError(f"{without:,} of {len(logged):,} logged responses have no reward")
-    return replace(config, reward=replace(config.reward, verifier="imported"))
+    return replace(config, reward=replace(config.reward, verifier="imported", by_source={}))
 
 
 def _fill(run: RunDir, logged: list[Logged], notes: list[str], progress: Progress) -> None:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from learnalign.config import Config, WarmupConfig
-from learnalign.errors import CostlyProductsError, RunError
+from learnalign.errors import ConfigError, CostlyProductsError, RunError
 from learnalign.logs.importing import Sampled, logged_steps, out_of_range, response_tokens
 from learnalign.online import OnlineSelector
 from learnalign.online.pairs import Pairs
@@ -58,6 +58,8 @@ def next_prompts(
     logs: rollouts of the training since the last update (see `learnalign.logs`); the first update has none.
     Raises children of `LearnAlignError`; what was sketched stays.
     """
+    if config.reward.graded:
+        raise ConfigError("learnalign next goes by success rates: with reward.graded there are none; unset it")
     run = create_run(directory, config)
     with run.locked():
         run.save_config(config)

@@ -28,6 +28,7 @@ from learnalign.rollout.allocation import Counts, Round
 from learnalign.rollout.engine import Engine, Response, Task, plan
 from learnalign.rollout.parts import part_name, parts_of
 from learnalign.runs.directory import RunDir
+from learnalign.runs.early import Early
 from learnalign.runs.verifier import OpenVerifier, open_verifier, verdict_table
 from learnalign.schemas import ROLLOUTS
 
@@ -77,11 +78,15 @@ class Rounds:
             self.progress.say(f"rollout: round {number + 1} asks for {total:,} responses of {kept:,} prompts")
         engine = self._engine()
         with self.progress.track("rollout", total, "responses", done=total - left) as advance:
+            early = Early(self.run, len(self.prompts), self.progress.say) if number == 0 else None
             for k in missing:
                 tasks = [Task(*self.prompts[i], wanted[i], int(sampled[i])) for i in batches[k]]
                 responses = engine.sample(tasks)
                 files.write_parquet(parts[k], _table(responses))
                 advance(len(responses))
+                if early and early.sampled(responses) and k != missing[-1]:
+                    early.tell(self._verifier().verdicts)
+                    early = None
 
     def judge(self, number: int) -> Counts:
         """[N] correct responses of every prompt in round `number`; judges the parts that are not judged yet."""

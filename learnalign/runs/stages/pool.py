@@ -30,7 +30,7 @@ def inputs(run: RunDir) -> dict[str, Any]:
 
 def _needs_answers(run: RunDir) -> bool:
     """A function of one's own gets the whole row, and need not look at an answer."""
-    return not is_function(run.config.reward.verifier)
+    return not any(map(is_function, run.config.reward.verifiers))
 
 
 def execute(run: RunDir, progress: Progress) -> Outcome:

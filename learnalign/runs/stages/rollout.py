@@ -25,7 +25,7 @@ from learnalign.rollout.allocation import Counts, Round, next_round, rounds
 from learnalign.runs.directory import RunDir
 from learnalign.runs.rounds import Rounds, TokenizedPrompt
 from learnalign.runs.stages import Outcome, told_to_templates
-from learnalign.runs.verifier import verifier_inputs
+from learnalign.runs.verifier import check_sources, verifier_inputs
 from learnalign.schemas import DROPPED, SKIPPED
 
 NAME = "rollout"
@@ -44,6 +44,7 @@ def inputs(run: RunDir) -> dict[str, Any]:
     """Pool, policy, prompt rendering and sampling settings; where verdicts steer the sampling, the verifier too."""
     policy, config = section_dict(run.config, "policy"), run.config.rollout
     _check_count(run)
+    check_sources(run)
     named = {
         "pool": run.output("pool", "pool.parquet"),
         "policy": policy_digest(run.policy.model),
