@@ -70,7 +70,7 @@ Pool = Annotated[
     typer.Option(
         "--pool",
         help="Prompts with answers: a JSONL, JSON or Parquet file, a folder, a glob, or a cached data set of the hub. "
-        "Give it several times for several.",
+        "Give it several times for several, with #1000, #30% or #0:500 behind a file for a part of it.",
     ),
 ]
 ProblemColumn = Annotated[str | None, typer.Option("--problem-column", help="Column of the pool with the problem.")]

@@ -22,7 +22,7 @@ from learnalign.config import PoolConfig
 from learnalign.files import sha256_file
 from learnalign.pool.reading import FilePool, read_file
 from learnalign.pool.records import RecordFile
-from learnalign.pool.sources import distinct_names, pool_files
+from learnalign.pool.sources import distinct_names, pool_shares
 from learnalign.schemas import POOL
 
 
@@ -66,20 +66,23 @@ def read_pool(config: PoolConfig, answers: bool = True) -> Pool:
     of a named column that occurs twice in a file, images, a pool without any answer.
     """
     seen: set[bytes] = set()
-    files = pool_files(config.path)
+    files, shares = zip(*pool_shares(config.path), strict=True)
     read: list[FilePool] = []
-    for file, name in zip(files, distinct_names([file.path for file in files]), strict=True):
+    for file, name, share in zip(files, distinct_names([file.path for file in files]), shares, strict=True):
         rows = sum(part.rows for part in read)
         if config.limit and rows >= config.limit:
             break
         within = replace(config, limit=config.limit and config.limit - rows)
-        read.append(read_file(file, name, within, rows, answers, seen))
+        read.append(read_file(file, name, within, rows, answers, seen, share))
     columns: dict[str, dict[str, None]] = {}
     for part in read:
         for role, column in part.columns.items():
             columns.setdefault(role, {})[column] = None
     prompts, notes = (read[0].prompts, ()) if len(files) == 1 else _together(read)
     notes = (*notes, *dict.fromkeys(note for part in read for note in part.notes))
+    sliced = [part for part, share in zip(read, shares, strict=False) if share]
+    taken = [f"{part.name}: {part.taken:,} of {part.rows:,}" for part in sliced]
+    notes = (*notes, *([f"rows taken of {', '.join(taken)}"] if taken else []))
     return Pool(
         paths=tuple(file.path for file in files),
         sha256=pool_digest(files),

@@ -8,7 +8,7 @@ from learnalign import files
 from learnalign.config import section_dict
 from learnalign.pool import pool_digest, read_pool
 from learnalign.pool.export import try_export
-from learnalign.pool.sources import pool_files
+from learnalign.pool.sources import pool_shares
 from learnalign.progress import Progress
 from learnalign.rewards import is_function
 from learnalign.runs.directory import RunDir
@@ -25,7 +25,9 @@ def inputs(run: RunDir) -> dict[str, Any]:
     """The files' bytes and how their columns are found."""
     settings = {f"pool.{key}": value for key, value in section_dict(run.config, "pool").items() if key != "path"}
     needed = {} if _needs_answers(run) else {"answers": "not needed"}
-    return {"pool file": pool_digest(pool_files(run.config.pool.path)), **settings, **needed}
+    shares = pool_shares(run.config.pool.path)
+    taken = {"pool.share": ", ".join(share for _, share in shares)} if any(share for _, share in shares) else {}
+    return {"pool file": pool_digest([file for file, _ in shares]), **taken, **settings, **needed}
 
 
 def _needs_answers(run: RunDir) -> bool:
