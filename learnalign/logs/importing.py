@@ -41,6 +41,7 @@ from learnalign.logs.matching import (
 from learnalign.logs.reader import read_logs
 from learnalign.logs.record import Logged, Tokens
 from learnalign.policy import Renderer, load_renderer
+from learnalign.pool import stored_prompts
 from learnalign.progress import Progress
 from learnalign.rollout.parts import part_name
 from learnalign.runs import pipeline
@@ -186,7 +187,7 @@ def _write_pool(run: RunDir, groups: list[list[Logged]]) -> list[str]:
 
 def _matched(run: RunDir, logged: list[Logged], policy: Renderer) -> tuple[list[LoggedGroup], list[Any], list[str]]:
     """Groups with their prompt of the pool, what is not in the pool, and what a person should know of it."""
-    pool = pq.read_table(run.path / "pool.parquet", columns=["prompt_id", "problem", "messages"]).to_pylist()
+    pool = stored_prompts(run.path / "pool.parquet", ["prompt_id", "problem", "messages"]).to_pylist()
     find = Finder(pool, policy)
     found: dict[str, LoggedGroup] = {}
     left_out: list[Any] = []
@@ -205,7 +206,7 @@ def _matched(run: RunDir, logged: list[Logged], policy: Renderer) -> tuple[list[
 
 def _own_groups(run: RunDir, groups: list[list[Logged]], policy: Renderer) -> list[LoggedGroup]:
     """The groups that the pool was made of, in its order."""
-    pool = pq.read_table(run.path / "pool.parquet", columns=["prompt_id", "problem", "messages"]).to_pylist()
+    pool = stored_prompts(run.path / "pool.parquet", ["prompt_id", "problem", "messages"]).to_pylist()
     return [
         LoggedGroup(row["prompt_id"], prompt_tokens(row, group[0], policy, True), group)
         for row, group in zip(pool, groups, strict=True)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from learnalign.config import PoolConfig
 from learnalign.files import sha256_file
@@ -32,7 +33,8 @@ class Pool:
 
     row (through all files, 0 for the first record; with a gap where a row had no answer), prompt_id (unique),
     problem (what a person would read; of chat messages the last one of the user), messages (JSON list of
-    {role, content}, null for a plain problem), answer (never empty), source ("" if none).
+    {role, content}, null for a plain problem), answer (never empty), source ("" if none), tools (JSON list, null if
+    none).
     """
 
     paths: tuple[Path, ...]
@@ -92,6 +94,18 @@ def read_pool(config: PoolConfig, answers: bool = True) -> Pool:
         unanswered=tuple(place if len(files) == 1 else f"{p.name}, {place}" for p in read for place in p.unanswered),
         notes=notes,
     )
+
+
+def stored(prompts: pa.Table) -> pa.Table:
+    """What goes to pool.parquet: without the column of tools, where there are none."""
+    return prompts.drop_columns(["tools"]) if prompts["tools"].null_count == len(prompts) else prompts
+
+
+def stored_prompts(file: Path, columns: Sequence[str]) -> pa.Table:
+    """These columns of a pool.parquet and its tools, which are null where it has none."""
+    has_tools = "tools" in pq.read_schema(file).names
+    table = pq.read_table(file, columns=[*columns, *(["tools"] if has_tools else [])])
+    return table if has_tools else table.append_column("tools", pa.nulls(len(table), pa.string()))
 
 
 def pool_digest(files: Sequence[RecordFile]) -> str:

@@ -27,6 +27,7 @@ from learnalign.pool.columns import (
     problem_text,
     required_at,
     source_text,
+    tools_text,
     value_at,
 )
 from learnalign.pool.records import Record, RecordFile, parquet_file, read_records, records_or_errors
@@ -135,6 +136,7 @@ class _Read:
         self.unanswered: list[str] = []
         self.copies: list[str] = []
         self.bad: list[PoolError] = []
+        self.unfit_tools: list[str] = []
         self.first_row = self.rows = first_row
         self.taken, self.looked_at = taken, 0
 
@@ -182,13 +184,16 @@ class _Read:
         if self.copies:
             some = ", ".join(self.copies[:3]) + (", ..." if len(self.copies) > 3 else "")
             notes.append(f"{len(self.copies):,} exact copies of other prompts are left out ({some})")
-        if self.columns.tools:
-            notes.append("the column 'tools' is not given to the chat template: prompts are sampled without tools")
+        if self.unfit_tools:
+            notes.append(
+                f"{len(self.unfit_tools):,} prompts are sampled without tools: column {'.'.join(self.columns.tools)!r} "
+                f"{self.unfit_tools[0]}"
+            )
         return notes
 
     def _is_copy(self, cells: tuple[Any, ...]) -> bool:
         """Whether a prompt with the same problem, messages and answer was there before."""
-        key = hashlib.blake2b("\0".join(map(str, cells[2:5])).encode(), digest_size=16).digest()
+        key = hashlib.blake2b("\0".join(map(str, (*cells[2:5], cells[6] or ""))).encode(), digest_size=16).digest()
         before = len(self.seen)
         self.seen.add(key)
         return len(self.seen) == before
@@ -216,7 +221,14 @@ class _Read:
             ) from error
         source = source_text(value_at(record, columns.source)) if columns.source else ""
         split = source_text(value_at(record, columns.split)) if columns.split else ""
-        return row, prompt_id, problem, messages, answer, source, split, place
+        return row, prompt_id, problem, messages, answer, source, self._tools(record), split, place
+
+    def _tools(self, record: dict[str, Any]) -> str | None:
+        try:
+            return tools_text(value_at(record, self.columns.tools)) if self.columns.tools else None
+        except ValueError as error:
+            self.unfit_tools.append(str(error))
+            return None
 
     def _answer(self, record: dict[str, Any]) -> str:
         """The answer as text; "" for what is none where none is needed."""

@@ -20,6 +20,7 @@ from learnalign import files
 from learnalign.config import section_dict
 from learnalign.errors import PolicyError, PoolError
 from learnalign.policy import Renderer, adapter_base, load_renderer, policy_digest
+from learnalign.pool import stored_prompts
 from learnalign.progress import Progress
 from learnalign.rollout.allocation import Counts, Round, next_round, rounds
 from learnalign.runs.directory import RunDir
@@ -119,12 +120,12 @@ def tokenized(run: RunDir, renderer: Renderer) -> tuple[list[TokenizedPrompt], l
     """
     most, limit = run.config.rollout.max_new_tokens, run.config.rollout.max_prompt_tokens
     prompts, skipped, told = [], [], dict[str, str]()
-    table = pq.read_table(run.path / "pool.parquet", columns=["prompt_id", "problem", "messages"])
+    table = stored_prompts(run.path / "pool.parquet", ["prompt_id", "problem", "messages"])
     for batch in table.to_batches():
         for row in batch.to_pylist():
-            text = renderer.render(row["problem"], row["messages"])
+            text = renderer.render(row["problem"], row["messages"], row["tools"])
             tokens = renderer.tokens(text)
-            _require_own_text(text, row["messages"] or row["problem"], told, renderer.name)
+            _require_own_text(text, f"{row['messages'] or row['problem']} {row['tools'] or ''}", told, renderer.name)
             if limit and len(tokens) > limit:
                 reason = f"prompt of {len(tokens):,} tokens is longer than rollout.max_prompt_tokens of {limit:,}"
                 skipped.append((row["prompt_id"], reason))
@@ -165,7 +166,12 @@ def _notes(run: RunDir, renderer: Renderer, skipped: list[tuple[str, str]], cut:
         notes.append(f"{len(skipped) - empty:,} prompts skipped: too long, such as: {first}")
     if empty:
         notes.append(f"{empty:,} prompts skipped: empty when they are rendered")
-    messages = pq.read_table(run.path / "pool.parquet", columns=["messages"])["messages"]
+    pool = stored_prompts(run.path / "pool.parquet", ["problem", "messages"])
+    messages = pool["messages"]
+    if pool["tools"].null_count < len(pool):
+        one = pool.filter(pc.is_valid(pool["tools"])).slice(0, 1).to_pylist()[0]
+        if renderer.render(**one) == renderer.render(one["problem"], one["messages"]):
+            notes.append("warning: the pool has tools, and the chat template does not show them to the policy")
     if policy.instruction and messages.null_count == 0:
         notes.append("policy.instruction changes nothing: all prompts are chat messages, which stay as they are")
     if policy.chat_template_kwargs and renderer.tokenizer.chat_template is None:
