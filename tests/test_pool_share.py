@@ -15,6 +15,8 @@ from learnalign.pool import Pool, read_pool
 from learnalign.pool.export import write_selection
 from learnalign.pool.values import column_values
 
+datasets = pytest.importorskip("datasets")
+
 
 def lines(path: Path, rows: list[dict[str, Any]], more: str = "") -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + more)
@@ -38,9 +40,8 @@ def test_shares_weigh_pools_against_each_other(tmp_path: Path) -> None:
     assert read(f"{a}#30%", f"{b}#5").prompts == pool.prompts  # the same rows every time
     assert pool.prompts["row"].to_pylist() != list(range(20))
     written = write_selection((f"{a}#30%", f"{b}#5"), pool.prompts["row"].to_pylist(), {}, tmp_path)
-    assert [json.loads(line)["id"] for line in written.jsonl.read_text().splitlines()] == pool.prompts[
-        "prompt_id"
-    ].to_pylist()
+    back = datasets.Dataset.from_parquet(str(written.parquet), cache_dir=str(tmp_path / "cache"))
+    assert back["id"][:] == pool.prompts["prompt_id"].to_pylist()
 
 
 @pytest.mark.parametrize(("share", "ids"), [("2:4", [2, 3]), (":2", [0, 1]), ("8:", [8, 9]), ("100%", range(10))])
