@@ -93,15 +93,25 @@ def test_a_run_tells_after_its_first_minutes(tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_plan_of_a_run_beside_the_run(tmp_path: Path) -> None:
-    """Counts within 30 %, times not looked at; the plan leaves the run as it was, and the run goes on from it."""
-    pool = write_pool(tmp_path / "pool.jsonl", 90, seed=3)
+    """Counts within 30 %, times not looked at; the run goes on from the plan. Sources are the names of two files."""
+    pools = [write_pool(tmp_path / f"{name}.jsonl", 45, seed=seed) for name, seed in (("a", 3), ("b", 4))]
     run = tmp_path / "run"
-    arguments = [str(run), "--pool", str(pool), "--model", str(POLICY), "--select", "9", "--quiet"]
-    small = ["--set", "rollout.max_new_tokens=8", "--set", "reward.verifier=exact", "--set", "sketch.dimension=1024"]
+    arguments = [
+        str(run),
+        *(word for pool in pools for word in ("--pool", str(pool))),
+        "--model",
+        str(POLICY),
+        "--select",
+        "9",
+        "--quiet",
+    ]
+    small = ["--set", "rollout.max_new_tokens=8", "--set", "sketch.dimension=1024"]
+    small += ["--set", "reward.by_source.a=exact", "--set", "reward.by_source.b=exact"]
     planned = CliRunner().invoke(app, ["plan", *arguments, *small, "--json"])
     assert planned.exit_code == 0, planned.stderr
     found = json.loads(planned.stdout)
     assert found == json.loads((run / "plan.json").read_text())
+    assert found["left_out"] == []
     assert found["sampled"] == 30
     done = CliRunner().invoke(app, ["run", *arguments])
     assert done.exit_code == 0, done.stderr

@@ -71,6 +71,9 @@ class Estimate:
     allocations: dict[str, tuple[int, int]]
     """Responses and learnable prompts found, by every other `rollout.allocation` that takes fewer responses."""
 
+    left_out: tuple[str, ...] = ()
+    """What else the run will do."""
+
     def facts(self) -> dict[str, Any]:
         """For JSON."""
         return {**vars(self), "hours": round(sum(self.seconds.values()) / 3600, 4)}
@@ -92,7 +95,7 @@ class Estimate:
                 f"{name:<10} would take {responses:,} responses ({1 - responses / self.responses:.0%} less) "
                 f"and find about {found:,} learnable prompts"
             )
-        return lines
+        return [*lines, *(f"not in it: {name}" for name in self.left_out)]
 
 
 def estimate(config: Config, sample: Sample, *, bytes_a_response: float = 0.0, pool_bytes: int = 0) -> Estimate:

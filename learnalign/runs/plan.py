@@ -3,7 +3,7 @@
     plan/        the sampled rows of the pool, and a run directory of their own, each prompt with all its responses
     plan.json    the estimate
 
-The run's own stage `pool` is done by it; nothing else of the run is. A warm-up is not in it.
+The run's own stage `pool` is done by it; nothing else of the run is. A warm-up and a target set are not in it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from learnalign.runs import pipeline
 from learnalign.runs.directory import RunDir, create_run
 from learnalign.runs.estimate import FINAL, Estimate, Sample, estimate
 
+SOURCE = "learnalign_source"
 PROMPTS = 64
 """That are sampled, but not more than a third of the pool."""
 
@@ -61,17 +62,19 @@ def plan(run: RunDir, config: Config, quiet: bool) -> Estimate:
 
 def _measure(run: RunDir, config: Config, watch: Stopwatch) -> RunDir:
     """All stages for some prompts, in a directory within the run's."""
-    rows = pq.read_table(run.path / "pool.parquet", columns=["row"])["row"].to_numpy()
-    count = min(PROMPTS, max(2, -(-len(rows) // 3)))
-    chosen = np.sort(np.random.default_rng(config.rollout.seed).choice(rows, min(count, len(rows)), replace=False))
+    pool = pq.read_table(run.path / "pool.parquet", columns=["row", "source"])
+    count = min(len(pool), PROMPTS, max(2, -(-len(pool) // 3)))
+    chosen = pool.take(np.sort(np.random.default_rng(config.rollout.seed).choice(len(pool), count, replace=False)))
     folder = run.path / "plan"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    written = write_selection(config.pool.path, chosen, {}, folder, "pool")
+    sources = {SOURCE: chosen["source"].to_pylist()}  # which may be the names of files
+    written = write_selection(config.pool.path, chosen["row"].to_pylist(), sources, folder, "pool")
     parquet = str(run.record("pool")["name"]).endswith(".parquet")
+    path = (written.parquet if parquet else written.jsonl).absolute()
     asked = replace(
         config,
-        pool=replace(config.pool, path=str((written.parquet if parquet else written.jsonl).absolute()), limit=0),
+        pool=replace(config.pool, path=str(path), source_column=SOURCE, limit=0),
         warmup=WarmupConfig(),
         rollout=replace(config.rollout, allocation="fixed"),
         select=SelectConfig(n=1),
@@ -95,7 +98,8 @@ def _estimate(run: RunDir, sampled: RunDir, watch: Stopwatch) -> Estimate:
         whole, work = float(sampled.record(stage)["seconds"]), watch.seconds[stage]
         seconds[stage] = whole - work + factor * work
     seconds |= {stage: float(sampled.record(stage)["seconds"]) for stage in FINAL}
-    return replace(found, seconds=seconds)
+    left_out = {"the warm-up": run.config.warmup.prompts, "the target set": run.config.select.target}
+    return replace(found, seconds=seconds, left_out=tuple(name for name, there in left_out.items() if there))
 
 
 def _sample(run: RunDir, sampled: RunDir) -> Sample:

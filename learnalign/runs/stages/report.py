@@ -20,10 +20,12 @@ COSTLY = False
 
 
 def inputs(run: RunDir) -> dict[str, Any]:
-    """Scores, selection, and the seconds of the stages before."""
+    """Scores and selection, what suspects are found in, and the seconds of the stages before."""
     seconds = {f"{name}.seconds": stage.get("seconds", 0.0) for name, stage in run.manifest["stages"].items()}
     seconds.pop("report.seconds", None)
     return {
+        "pool": run.output("pool", "pool.parquet"),
+        "rewards": run.output("reward", "rewards"),
         "scores": run.output("score", "scores.parquet"),
         "selection": run.output("select", "selection.parquet"),
         **seconds,
