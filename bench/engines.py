@@ -4,8 +4,9 @@ Two pools: problems of the demo with the policy that ships with the package, and
 SmolLM2-135M-Instruct. Each engine runs the stages up to the rewards in a run directory of its own. The verdicts of
 vLLM, offline and served on loopback, are compared with those of transformers by two tests that are conditional on
 every prompt: Cochran-Mantel-Haenszel, and a permutation test (see tests/agreement.py), each at significance 0.001.
-Printed with the smallest difference in mean success rate that is found with probability 0.9. Needs vLLM
-(`make vllm-test` makes an environment with it):
+Printed with the smallest difference in mean success rate that is found with probability 0.9, and with the gap between
+the log-probabilities that an engine records and the policy's own (`rollout.max_logprob_gap`). Needs vLLM (`make
+vllm-test` makes an environment with it):
 
     HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/python -m bench.engines runs/engines
 
@@ -24,8 +25,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -35,12 +37,17 @@ from bench.real import smollm2, write_sums
 from learnalign.config import Config, EngineName, PolicyConfig, PoolConfig, RewardConfig, RolloutConfig, SelectConfig
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
+from learnalign.gradient import Gap, Sketcher
+from learnalign.policy import load_policy
 from learnalign.progress import Progress
 from learnalign.runs import pipeline
-from learnalign.runs.directory import create_run
+from learnalign.runs.directory import RunDir, create_run
+from learnalign.runs.stages.sketch import recorded_rows
 from tests.agreement import SIGNIFICANCE, compare, p_value
 
 START_SECONDS = 300
+COMPARED = 8
+"""Prompts whose log-probabilities are compared with the policy's own."""
 LIKE: EngineName = "transformers"
 ENGINES: tuple[EngineName, ...] = (LIKE, "vllm", "server")
 
@@ -84,9 +91,20 @@ def sums_config(folder: Path, responses: int) -> Config:
     )
 
 
-def measure(config: Config, folder: Path) -> dict[str, tuple[np.ndarray, float]]:
-    """Correct responses of every prompt, and seconds of the rollout stage, by engine."""
-    found: dict[str, tuple[np.ndarray, float]] = {}
+class Measured(NamedTuple):
+    """What one engine made of a pool."""
+
+    correct: np.ndarray
+    """[N] correct responses in the pool's order."""
+    seconds: float
+    """Of the rollout stage."""
+    gap: Gap
+    """Of `COMPARED` prompts."""
+
+
+def measure(config: Config, folder: Path) -> dict[str, Measured]:
+    """Sample and judge a pool with every engine."""
+    found: dict[str, Measured] = {}
     for engine in ENGINES:
         with serve(Path(config.policy.model)) if engine == "server" else nullcontext("") as url:
             how = replace(config.rollout, engine=engine, base_urls=url)
@@ -94,8 +112,8 @@ def measure(config: Config, folder: Path) -> dict[str, tuple[np.ndarray, float]]
     return found
 
 
-def successes(config: Config, folder: Path) -> tuple[np.ndarray, float]:
-    """Sample and judge a pool: [N] correct responses in the pool's order, and seconds of the rollout stage."""
+def successes(config: Config, folder: Path) -> Measured:
+    """Sample and judge a pool with one engine."""
     run = create_run(folder, config)
     pipeline.work(run, config, "reward", Progress(quiet=False))
     correct: Counter[str] = Counter()
@@ -104,7 +122,17 @@ def successes(config: Config, folder: Path) -> tuple[np.ndarray, float]:
         correct.update({row["prompt_id"]: 0 for row in rows})
         correct.update(row["prompt_id"] for row in rows if row["correct"])
     ids = pq.read_table(folder / "pool.parquet", columns=["prompt_id"])["prompt_id"].to_pylist()
-    return np.array([correct[prompt_id] for prompt_id in ids], np.int64), float(run.record("rollout")["seconds"])
+    counts = np.array([correct[prompt_id] for prompt_id in ids], np.int64)
+    return Measured(counts, float(run.record("rollout")["seconds"]), logprob_gap(run))
+
+
+def logprob_gap(run: RunDir) -> Gap:
+    """Recorded log-probabilities against the policy's own, over the first prompts of a run."""
+    model, temperature = load_policy(run.policy).model, run.config.rollout.temperature
+    groups = [group for _, group in islice(recorded_rows(run), COMPARED)]
+    gaps = Sketcher(model, replace(run.config.sketch, dimension=128), temperature=temperature).measure(groups).gaps
+    tokens = sum(gap.tokens for gap in gaps)
+    return Gap(tokens, sum(gap.mean * gap.tokens for gap in gaps) / tokens, max(gap.largest for gap in gaps))
 
 
 @contextmanager
@@ -139,15 +167,20 @@ def _healthy(port: int) -> bool:
     return True
 
 
-def report(name: str, config: Config, found: dict[str, tuple[np.ndarray, float]]) -> dict[str, Any]:
+def report(name: str, config: Config, found: dict[str, Measured]) -> dict[str, Any]:
     """Print one pool's table; everything in it, and the engines that differ."""
     responses = config.rollout.responses
-    like = found[LIKE][0]
+    like = found[LIKE].correct
     print(f"{name}: {len(like)} prompts, {responses} responses each")
     rows: dict[str, Any] = {}
-    for engine, (correct, seconds) in found.items():
-        rows[engine] = {"success": float(correct.mean() / responses), "seconds": seconds}
+    for engine, (correct, seconds, gap) in found.items():
+        rows[engine] = {
+            "success": float(correct.mean() / responses),
+            "seconds": seconds,
+            "logprob_gap": gap._asdict(),
+        }
         line = f"  {engine:<14}{correct.mean() / responses:>8.4f}{seconds:>8.1f} s"
+        line += f"  gap {gap.mean:.2g} nats a token, at most {gap.largest:.2g}"
         if engine != LIKE:
             agreement, any_direction = compare(like, correct, responses), p_value(like, correct, responses)
             rows[engine] |= {

@@ -19,6 +19,7 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
+from learnalign.kernels.precision import plain_float32
 from learnalign.kernels.signs import TILE, bucket_masks, signs
 from torch import Tensor
 
@@ -40,7 +41,15 @@ def backend(phi: Tensor) -> Literal["native", "triton", "reference"]:
 
 
 def fold_segments(
-    phi: Tensor, delta: Tensor, x: Tensor, offsets: Sequence[int], *, layer: int, seed: int, first_row: int = 0
+    phi: Tensor,
+    delta: Tensor,
+    x: Tensor,
+    offsets: Sequence[int],
+    *,
+    layer: int,
+    seed: int,
+    first_row: int = 0,
+    scale: float = 1.0,
 ) -> None:
     """Add every segment's folded weight gradient to its row of phi, in place.
 
@@ -48,7 +57,8 @@ def fold_segments(
     delta: [T, m], x: [T, n], any floating dtype; products are summed in phi's dtype.
     offsets: S + 1 increasing token numbers; segment s holds tokens offsets[s] to offsets[s + 1]; may be empty.
     layer: 32-bit key of the weight matrix. seed: 64-bit key of the whole map. first_row: the matrix's row that
-    delta's first column belongs to, a multiple of 128 (a vocabulary head may come in pieces).
+    delta's first column belongs to, a multiple of 128 (a vocabulary head may come in pieces). scale: multiplies what
+    is added; products are made of delta as it is, in the units for narrow numbers where delta and x are narrow.
     The same call gives the same bits every time. Raises ValueError for shapes that do not fit together.
     """
     _check(phi, delta, x, offsets, first_row)
@@ -57,17 +67,26 @@ def fold_segments(
         case "native":
             from learnalign.kernels.fold_native import fold_native
 
-            fold_native(phi, delta, x, offsets, layer=layer, seed=seed, first_row=first_row)
+            fold_native(phi, delta, x, offsets, layer=layer, seed=seed, first_row=first_row, scale=scale)
         case "triton":
             from learnalign.kernels.fold_triton import fold_triton
 
-            fold_triton(phi, delta, x, offsets, layer=layer, seed=seed, first_row=first_row)
+            fold_triton(phi, delta, x, offsets, layer=layer, seed=seed, first_row=first_row, scale=scale)
         case "reference":
-            fold_reference(phi, delta, x, offsets, layer=layer, seed=seed, first_row=first_row)
+            with plain_float32():
+                fold_reference(phi, delta, x, offsets, layer=layer, seed=seed, first_row=first_row, scale=scale)
 
 
 def fold_reference(
-    phi: Tensor, delta: Tensor, x: Tensor, offsets: Sequence[int], *, layer: int, seed: int, first_row: int = 0
+    phi: Tensor,
+    delta: Tensor,
+    x: Tensor,
+    offsets: Sequence[int],
+    *,
+    layer: int,
+    seed: int,
+    first_row: int = 0,
+    scale: float = 1.0,
 ) -> None:
     """`fold_segments` in plain torch on any device; W_s is made in bands of at most `BAND_ENTRIES` numbers."""
     segments, columns = phi.shape[0], x.shape[1]
@@ -76,7 +95,7 @@ def fold_reference(
     x = x.to(phi.dtype)
     band = max(1, BAND_ENTRIES // max(1, segments * columns * TILE)) * TILE
     for first in range(0, delta.shape[1], band):
-        part = delta[:, first : first + band].to(phi.dtype)
+        part = delta[:, first : first + band].to(phi.dtype) * scale
         gradient = torch.stack([part[a:b].T @ x[a:b] for a, b in pairwise(offsets)])
         fold_matrices(phi, gradient, layer=layer, seed=seed, first_row=first_row + first)
 

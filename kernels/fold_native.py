@@ -19,7 +19,15 @@ BAND_ENTRIES = 1 << 20
 
 
 def fold_native(
-    phi: Tensor, delta: Tensor, x: Tensor, offsets: Sequence[int], *, layer: int, seed: int, first_row: int = 0
+    phi: Tensor,
+    delta: Tensor,
+    x: Tensor,
+    offsets: Sequence[int],
+    *,
+    layer: int,
+    seed: int,
+    first_row: int = 0,
+    scale: float = 1.0,
 ) -> None:
     """`fold.fold_segments` for contiguous float32 phi on a CPU; delta and x are widened to float32.
 
@@ -35,6 +43,8 @@ def fold_native(
         inputs = x[begin:end].float()
         for first in range(0, rows, height):
             part = delta[begin:end, first : first + height].float()
+            if scale != 1.0:
+                part = part * scale
             product = band[:, : part.shape[1]]
             torch.mm(part.T, inputs, out=product[0])
             fold_band(

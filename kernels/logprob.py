@@ -15,11 +15,13 @@ runs a model, and a bias of the head is not supported.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
 import torch
+from learnalign.kernels.precision import plain_float32
 from torch import Tensor
 
 CACHED_ENTRIES = 1 << 18
@@ -82,12 +84,14 @@ def head_pass(
     shape: LogitShape = LogitShape(),
     kl: KLTerm | None = None,
     consume: Consumer | None = None,
+    borders: Sequence[int] = (),
 ) -> HeadPass:
     """Log-probabilities and the gradient of sum_t c_t log p_t, less the KL term, to the hidden states.
 
     hidden: [T, D], weight: [V, D], of one floating dtype. targets: int64 [T] in [0, V). coefficients: [T].
     memory_bytes: bound on the logits and deltas that exist at once; besides them there are the results and 4 MiB of
-    widened weights. consume: takes delta, block by block.
+    widened weights. consume: takes delta, block by block. borders: rising token numbers at which blocks
+    end if they can.
     Raises ValueError for shapes that do not fit, and where the bound is too small for a single token.
     """
     _check(hidden, weight, targets, coefficients)
@@ -100,8 +104,7 @@ def head_pass(
     log_probabilities = hidden.new_empty(len(hidden), dtype=wide)
     gradient = hidden.new_empty(hidden.shape, dtype=wide)
 
-    def one_block(first: int) -> None:  # a function, so that its logits are gone before the next block's are made
-        part = slice(first, first + block)
+    def one_block(part: slice) -> None:  # a function, so that its logits are gone before the next block's are made
         products = head_products(hidden[part], weight, wide)
         arguments = (products, targets[part], coefficients[part].to(wide), shape, kl and kl.part(part))
         if on_gpu:
@@ -112,10 +115,11 @@ def head_pass(
             delta, log_probabilities[part] = rows_to_delta(*arguments)
         gradient[part] = back_products(delta, weight, wide)
         if consume is not None:
-            consume(delta, first)
+            consume(delta, part.start)
 
-    for first in range(0, len(hidden), block):
-        one_block(first)
+    with plain_float32():
+        for part in blocks(len(hidden), block, borders):
+            one_block(part)
     return HeadPass(log_probabilities, gradient)
 
 
@@ -125,19 +129,37 @@ def log_probabilities(
     """log p_t [T], float32 or float64, where no gradient is wanted; arguments and errors as for `head_pass`."""
     _check(hidden, weight, targets, targets)
     hidden, weight = hidden.detach(), weight.detach()
-    if _has_kernels(hidden):
-        from learnalign.kernels.logprob_triton import log_probabilities_triton
-
-        found: Tensor = log_probabilities_triton(hidden, weight, targets, shape)
-        return found
-    wide = _wide(hidden)
-    block = tokens_within(memory_bytes, weight.shape[0], 2 * wide.itemsize)
+    wide, on_gpu = _wide(hidden), _has_kernels(hidden)
+    block = tokens_within(memory_bytes, weight.shape[0], (1 if on_gpu else 2) * wide.itemsize)
     result = hidden.new_empty(len(hidden), dtype=wide)
-    for first in range(0, len(hidden), block):
-        part = slice(first, first + block)
-        logits = shaped(head_products(hidden[part], weight, wide), shape)
-        result[part] = logits.gather(1, targets[part, None]).squeeze(1) - logits.logsumexp(1)
+
+    def one_block(part: slice) -> None:
+        products = head_products(hidden[part], weight, wide)
+        if on_gpu:
+            from learnalign.kernels.logprob_triton import rows_to_log_probabilities_triton
+
+            result[part] = rows_to_log_probabilities_triton(products, targets[part], shape)
+        else:
+            logits = shaped(products, shape)
+            result[part] = logits.gather(1, targets[part, None]).squeeze(1) - logits.logsumexp(1)
+
+    with plain_float32():
+        for part in blocks(len(hidden), block):
+            one_block(part)
     return result
+
+
+def blocks(tokens: int, most: int, borders: Sequence[int] = ()) -> list[slice]:
+    """Parts of at most `most` tokens; one ends at the last border within it, unless that halves it or worse."""
+    found, first = [], 0
+    while first < tokens:
+        last = min(first + most, tokens)
+        border = borders[k - 1] if last < tokens and (k := bisect_right(borders, last)) else last
+        if 2 * (border - first) > most:
+            last = border
+        found.append(slice(first, last))
+        first = last
+    return found
 
 
 def shaped(products: Tensor, shape: LogitShape) -> Tensor:

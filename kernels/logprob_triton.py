@@ -1,7 +1,7 @@
-"""GPU kernels of the vocabulary head: softmax rows to deltas, and log-probabilities without any logits in memory.
+"""GPU kernels of the vocabulary head: rows of its products to log-probabilities, and to deltas.
 
-`rows_to_delta_triton` is the elementwise middle of `logprob.head_pass` (the products around it are cuBLAS's);
-`log_probabilities_triton` is for callers that need no gradient. Neither handles float64.
+They are the elementwise middle of `logprob.head_pass` and of `logprob.log_probabilities`; the products around them are
+cuBLAS's. A target outside of the vocabulary reads nothing and gives NaN. Nothing here handles float64.
 """
 
 from __future__ import annotations
@@ -14,13 +14,6 @@ from torch import Tensor
 
 ROW_BLOCK = 4096
 """Logits of a row that a program takes at a time."""
-SPLITS = 8
-"""Parts of the vocabulary that have programs of their own."""
-TILES: dict[torch.dtype, dict[str, int]] = {
-    torch.bfloat16: {"BLOCK_T": 128, "BLOCK_V": 128, "BLOCK_D": 64, "num_warps": 8, "num_stages": 3},
-    torch.float16: {"BLOCK_T": 128, "BLOCK_V": 128, "BLOCK_D": 64, "num_warps": 8, "num_stages": 3},
-    torch.float32: {"BLOCK_T": 64, "BLOCK_V": 64, "BLOCK_D": 32, "num_warps": 4, "num_stages": 2},
-}
 LOWEST = tl.constexpr(-1.0e30)
 """Below every logit, and finite: minus infinity less itself would be no number."""
 
@@ -31,6 +24,36 @@ def logit(z, inner, outer, CAPPED: tl.constexpr):
     if CAPPED:
         return outer * (1.0 - 2.0 / (tl.exp(2.0 * inner * z) + 1.0))
     return outer * z
+
+
+@triton.jit
+def log_softmax_at(row, target, vocabulary, inner, outer, CAPPED: tl.constexpr, BLOCK: tl.constexpr):
+    """log p of the target, and logsumexp of the row, in one pass with one exponential a logit."""
+    lanes = tl.arange(0, BLOCK)
+    top = tl.full((BLOCK,), LOWEST, tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, vocabulary, BLOCK):
+        there = first + lanes < vocabulary
+        logits = logit(tl.load(row + first + lanes, mask=there, other=0.0), inner, outer, CAPPED)
+        above = logits - top
+        shrunk = tl.exp(-tl.abs(above))  # of the two exponentials of an online softmax the other one is 1
+        total = tl.where(there, tl.where(above > 0.0, total * shrunk + 1.0, total + shrunk), total)
+        top = tl.where(there, tl.maximum(top, logits), top)
+    highest = tl.max(top, axis=0)
+    log_total = tl.log(tl.sum(total * tl.exp(top - highest), axis=0)) + highest
+    known = (target >= 0) & (target < vocabulary)
+    picked = tl.load(row + target, mask=known, other=float("nan"))
+    return logit(picked, inner, outer, CAPPED) - log_total, log_total
+
+
+@triton.jit(do_not_specialize=["inner", "outer"])
+def log_probability_rows(log_probabilities, products, targets, vocabulary, inner, outer,
+                         CAPPED: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    """One token a program: log p from products float32 [b, V], contiguous."""
+    token = tl.program_id(0).to(tl.int64)
+    log_p, _ = log_softmax_at(products + token * vocabulary, tl.load(targets + token), vocabulary, inner, outer,
+                              CAPPED, BLOCK)  # fmt: skip
+    tl.store(log_probabilities + token, log_p)
 
 
 @triton.jit(do_not_specialize=["inner", "outer"])
@@ -44,22 +67,12 @@ def delta_rows(delta, log_probabilities, products, targets, coefficients, kl_wei
     token = tl.program_id(0).to(tl.int64)
     lanes = tl.arange(0, BLOCK)
     row = products + token * vocabulary
-    top = tl.full((BLOCK,), LOWEST, tl.float32)
-    total = tl.zeros((BLOCK,), tl.float32)
-    for first in range(0, vocabulary, BLOCK):
-        there = first + lanes < vocabulary
-        z = tl.load(row + first + lanes, mask=there, other=0.0)
-        logits = tl.where(there, logit(z, inner, outer, CAPPED), LOWEST)
-        higher = tl.maximum(top, logits)
-        total = total * tl.exp(top - higher) + tl.where(there, tl.exp(logits - higher), 0.0)
-        top = higher
-    highest = tl.max(top, axis=0)
-    log_total = tl.log(tl.sum(total * tl.exp(top - highest), axis=0)) + highest
     target, c = tl.load(targets + token), tl.load(coefficients + token)
-    log_p = logit(tl.load(row + target), inner, outer, CAPPED) - log_total
+    log_p, log_total = log_softmax_at(row, target, vocabulary, inner, outer, CAPPED, BLOCK)
     tl.store(log_probabilities + token, log_p)
     if PULLED:
         c += tl.load(kl_weights + token) * (tl.exp(tl.load(kl_reference + token) - log_p) - 1.0)
+    c = tl.where((target >= 0) & (target < vocabulary), c, float("nan"))
     for first in range(0, vocabulary, BLOCK):
         there = first + lanes < vocabulary
         logits = logit(tl.load(row + first + lanes, mask=there, other=0.0), inner, outer, CAPPED)
@@ -69,45 +82,6 @@ def delta_rows(delta, log_probabilities, products, targets, coefficients, kl_wei
         else:
             value *= outer
         tl.store(delta + token * vocabulary + first + lanes, value.to(delta.dtype.element_ty), mask=there)
-
-
-@triton.jit(do_not_specialize=["inner", "outer"])
-def logsumexp_tiles(top_parts, total_parts, target_logits, hidden, weight, targets, tokens, vocabulary, width,
-                    hidden_stride, weight_stride, split_tiles, inner, outer,
-                    CAPPED: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr,
-                    WIDEN: tl.constexpr):  # fmt: skip
-    """Running maximum and sum of one block of tokens over one part of the vocabulary: float32 [splits, T] each."""
-    split = tl.program_id(1)
-    token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
-    known = token < tokens
-    target = tl.load(targets + token, mask=known, other=-1)
-    left_rows = hidden + token.to(tl.int64)[:, None] * hidden_stride
-    top = tl.full((BLOCK_T,), LOWEST, tl.float32)
-    total = tl.zeros((BLOCK_T,), tl.float32)
-    for tile in range(split * split_tiles, min((split + 1) * split_tiles, tl.cdiv(vocabulary, BLOCK_V))):
-        word = tile * BLOCK_V + tl.arange(0, BLOCK_V)
-        right_rows = weight + word.to(tl.int64)[:, None] * weight_stride
-        z = tl.zeros((BLOCK_T, BLOCK_V), tl.float32)
-        for first in range(0, width, BLOCK_D):
-            depth = first + tl.arange(0, BLOCK_D)
-            inside = (depth < width)[None, :]
-            left = tl.load(left_rows + depth[None, :], mask=known[:, None] & inside, other=0.0)
-            right = tl.load(right_rows + depth[None, :], mask=(word < vocabulary)[:, None] & inside, other=0.0)
-            if WIDEN:
-                left, right = left.to(tl.float32), right.to(tl.float32)
-            z = tl.dot(left, tl.trans(right), z, input_precision="ieee")
-        logits = tl.where((word < vocabulary)[None, :], logit(z, inner, outer, CAPPED), LOWEST)
-        higher = tl.maximum(top, tl.max(logits, axis=1))
-        total = total * tl.exp(top - higher) + tl.sum(tl.exp(logits - higher[:, None]), axis=1)
-        top = higher
-        is_target = word[None, :] == target[:, None]
-        found = tl.max(tl.where(is_target, 1, 0), axis=1) > 0  # in one tile only: no two programs write one token
-        tl.store(target_logits + token, tl.sum(tl.where(is_target, logits, 0.0), axis=1), mask=known & found)
-    tl.store(top_parts + split.to(tl.int64) * tokens + token, top, mask=known)
-    tl.store(total_parts + split.to(tl.int64) * tokens + token, total, mask=known)
-
-
-INTERPRETED = not isinstance(delta_rows, triton.JITFunction)
 
 
 def factors(shape: LogitShape) -> tuple[float, float]:
@@ -148,26 +122,16 @@ def rows_to_delta_triton(
     return delta, log_probabilities
 
 
-def log_probabilities_triton(hidden: Tensor, weight: Tensor, targets: Tensor, shape: LogitShape) -> Tensor:
-    """log p, float32 [T], of targets int64 [T] from hidden [T, D] and weight [V, D], both with contiguous rows.
-
-    No logits in device memory: every program keeps its tile's running maximum and sum.
-    """
-    tokens, vocabulary = len(hidden), len(weight)
-    settings = TILES[hidden.dtype]
-    top = torch.empty(SPLITS, tokens, device=hidden.device)
-    total, target_logits = torch.empty_like(top), torch.empty(tokens, device=hidden.device)
+def rows_to_log_probabilities_triton(products: Tensor, targets: Tensor, shape: LogitShape) -> Tensor:
+    """log p [b] of targets int64 [b] from z float32 [b, V], which stays as it is."""
+    log_probabilities = torch.empty(len(products), dtype=torch.float32, device=products.device)
     inner, outer = factors(shape)
-    if tokens == 0:
-        return target_logits
-    with torch.cuda.device_of(hidden):
-        logsumexp_tiles[(triton.cdiv(tokens, settings["BLOCK_T"]), SPLITS)](
-            *(top, total, target_logits, hidden, weight, targets, tokens, vocabulary, hidden.shape[1]),
-            *(hidden.stride(0), weight.stride(0)),
-            *(triton.cdiv(triton.cdiv(vocabulary, settings["BLOCK_V"]), SPLITS), inner, outer),
-            CAPPED=shape.cap is not None,
-            WIDEN=INTERPRETED,
-            **settings,
-        )
-    highest = top.amax(0)
-    return target_logits - highest - (total * (top - highest).exp()).sum(0).log()
+    if len(products):
+        with torch.cuda.device_of(products):
+            log_probability_rows[(len(products),)](
+                *(log_probabilities, products, targets, products.shape[1], inner, outer),
+                CAPPED=shape.cap is not None,
+                BLOCK=ROW_BLOCK,
+                num_warps=8,
+            )
+    return log_probabilities

@@ -31,6 +31,7 @@ Weighting = Literal["mean", "token", "constant"]
 ResponsesUsed = Literal["all", "one_correct"]
 Space = Literal["full", "lora"]
 StrategyName = Literal["top", "greedy", "random_positive", "band", "alignment", "random", "length", "history", "limr"]
+NeighborSearch = Literal["auto", "exact", "flat", "lists", "ivf", "cagra", "int8"]
 VERIFIERS = ("math", "exact", "choice", "code", "imported")
 FUNCTION = re.compile(r".+\.py:[^\W\d]\w*")
 """How a reward of one's own is named: `file.py:function`."""
@@ -144,6 +145,9 @@ class RolloutConfig(Section):
     """Of `server`: requests under way at a time, each for one response."""
     patience_seconds: float = bounded(600.0, above=0)
     """Of `server`: how long an outage may last, and a single answer take, before the run gives up."""
+    max_logprob_gap: float = bounded(0.2, above=0)
+    """Mean difference, in nats a token, between recorded log-probabilities and the policy's own, beyond which the
+    responses are taken for another policy's and their sketches are refused."""
 
 
 @dataclass(frozen=True)
@@ -233,6 +237,8 @@ class SelectConfig(Section):
     """No two selected prompts have gradients of this cosine or a larger one; 0 lets all pass."""
     candidates_per_pick: int = bounded(20, above=0)
     """Prompts of score > 0 that `greedy` chooses among, the best by score; up to 20,000 it takes all."""
+    neighbors: NeighborSearch = "auto"
+    """How `greedy` searches neighbors (see `learnalign.selection.neighbors.plan`); `auto` by time and memory."""
     neighbor_seconds: float = bounded(120.0, above=0)
     """About what the neighbor search of `greedy` may take on two cores: beyond it, it approximates."""
 

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
+import torch
+
 from learnalign.config import RolloutConfig
 from learnalign.policy import Policy
-from learnalign.rollout.engine import Task
+from learnalign.rollout.engine import Response, Task
 from learnalign.rollout.transformers import LocalEngine
 
 Answer = tuple[int, Any]
@@ -19,13 +21,18 @@ Answer = tuple[int, Any]
 class CompletionsServer:
     """`requests` holds every body that came. trouble(number): the answer to request `number` instead of a true one.
 
-    tells_tokens: answer with token ids and log-probabilities, as vLLM does.
+    tells_tokens: answer with token ids and log-probabilities, as vLLM does. raw: log-probabilities at temperature 1
+    whatever the sampling's, as vLLM's are by default.
     """
 
     def __init__(
-        self, policy: Policy, trouble: Callable[[int], Answer | None] = lambda _: None, tells_tokens: bool = True
+        self,
+        policy: Policy,
+        trouble: Callable[[int], Answer | None] = lambda _: None,
+        tells_tokens: bool = True,
+        raw: bool = False,
     ) -> None:
-        self.policy, self.trouble, self.tells_tokens = policy, trouble, tells_tokens
+        self.policy, self.trouble, self.tells_tokens, self.raw = policy, trouble, tells_tokens, raw
         self.requests: list[dict[str, Any]] = []
         self.most_at_once = self.now = 0
         self.lock, self.sampling = threading.Lock(), threading.Lock()
@@ -66,9 +73,24 @@ class CompletionsServer:
         for r in reversed(made):  # an index says which is which, not the order
             choice: dict[str, Any] = {"index": r.number, "text": r.text, "finish_reason": r.finish}
             if self.tells_tokens:
-                choice |= {"token_ids": r.tokens, "logprobs": {"token_logprobs": r.log_probabilities}}
+                logs = {"token_logprobs": r.log_probabilities}
+                if self.raw or body["logprobs"] > 1:
+                    logs = self._logs(r, 1.0 if self.raw else body["temperature"], body["logprobs"])
+                choice |= {"token_ids": r.tokens, "logprobs": logs}
             choices.append(choice)
         return {"choices": choices}
+
+    def _logs(self, r: Response, temperature: float, top: int) -> dict[str, Any]:
+        """Log-probabilities of the sampled tokens, and the likeliest ones, by one forward pass."""
+        with self.sampling, torch.inference_mode():
+            logits = self.policy.model(torch.tensor([[*r.prompt_tokens, *r.tokens]])).logits[0]
+        every = (logits[len(r.prompt_tokens) - 1 : -1] / temperature).log_softmax(-1)
+        best = every.topk(top, -1)
+        rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return {
+            "token_logprobs": every.gather(1, torch.tensor(r.tokens)[:, None])[:, 0].tolist(),
+            "top_logprobs": [{f"token {i}": x for i, x in zip(*row, strict=True)} for row in rows],
+        }
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         outer = self

@@ -313,4 +313,75 @@ with open("tool", "w") as file:
 os.chmod("tool", 0o4755)
 print(subprocess.run(["./tool"], capture_output=True).stdout.decode())
 """,
+    "signals to everybody": """
+import os, signal
+for pid in (-1, 0):
+    if os.fork() == 0:
+        if pid == 0: os.setpgid(0, 0)
+        os.kill(pid, signal.SIGCONT)
+        os._exit(0)
+for pid in (0, -1):
+    if os.fork() == 0:
+        os.kill(pid, signal.SIGKILL)
+        os._exit(0)
+""",
+    "System V segments": """
+import ctypes
+libc = ctypes.CDLL(None)
+kept = [libc.shmget(0, 64 << 20, 0o1600) for _ in range(8)]
+for one in kept:
+    if one >= 0:
+        libc.shmctl(one, 0, None)
+        print("ESCAPED", one)
+""",
+    "memory in descriptors": """
+import ctypes, os, socket
+try:
+    kept = os.memfd_create("kept")
+    print("ESCAPED", kept)
+except (OSError, AttributeError) as error:
+    print(error)
+if ctypes.CDLL(None).msgget(0, 0o1600) >= 0:
+    print("ESCAPED")
+for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_NETLINK, 38):
+    try:
+        socket.socket(family, socket.SOCK_DGRAM if family < 20 else socket.SOCK_SEQPACKET)
+        print("ESCAPED", family)
+    except OSError as error:
+        print(error)
+""",
+    "the session keyring": """
+import ctypes
+libc = ctypes.CDLL(None)
+number = {"x86_64": 248, "aarch64": 217}[__import__("os").uname().machine]
+if libc.syscall(number, b"user", b"learnalign-test", b"x", 1, -3) >= 0:
+    print("ESCAPED")
+""",
+    "dangerous system calls": """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+x86 = os.uname().machine == "x86_64"
+buffer = ctypes.create_string_buffer(512)
+for name, number, arguments in (
+    ("io_uring_setup", 425, (1, buffer)), ("userfaultfd", 323 if x86 else 282, (1,)),
+    ("bpf", 321 if x86 else 280, (0, buffer, 0)), ("perf_event_open", 298 if x86 else 241, (buffer, 0, -1, -1, 0)),
+    ("unshare", 272 if x86 else 97, (0x10000000,)), ("clone", 56 if x86 else 220, (0x10000011, 0, 0, 0, 0)),
+    ("clone3", 435, (buffer, 0)), ("fsopen", 430, (b"tmpfs", 0)), ("keyctl", 250 if x86 else 219, (0, -3, 1)),
+):
+    found = libc.syscall(number, *arguments)
+    if found == 0 and name == "clone": os._exit(0)
+    if found >= 0 or ctypes.get_errno() != (38 if name == "clone3" else 1):
+        print("ESCAPED", name, found, ctypes.get_errno())
+if x86 and libc.syscall(0x40000000 + 39) >= 0:
+    print("ESCAPED x32")
+""",
+    "limits of others": """
+import resource
+for pid in ($VICTIM, $PARENT):
+    try:
+        resource.prlimit(pid, resource.RLIMIT_CPU, (1, 1))
+        print("ESCAPED")
+    except OSError as error:
+        print(error)
+""",
 }

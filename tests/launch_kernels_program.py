@@ -22,15 +22,16 @@ def normal(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 def launch_fold(dtype: torch.dtype) -> None:
-    """Segments of no, one and many tokens, tiles cut at every side, more tiles than programs."""
-    phi = torch.zeros(3, 8192, device=DEVICE)
-    places = (normal(70, 300, dtype=dtype), normal(70, 131, dtype=dtype), [0, 0, 1, 70])
-    fold_triton.fold_triton(phi, *places, layer=3, seed=5, first_row=128)
-    finite("fold", phi)
+    """Segments of no, one and many tokens, tiles cut at every side; rows that a descriptor can and cannot take."""
+    for columns in (131, 136):
+        phi = torch.zeros(3, 8192, device=DEVICE)
+        places = (normal(600, 304, dtype=dtype), normal(600, columns, dtype=dtype), [0, 0, 1, 600])
+        fold_triton.fold_triton(phi, *places, layer=3, seed=5, first_row=128)
+        finite(f"fold, {columns} columns", phi)
 
 
 def launch_head(dtype: torch.dtype) -> None:
-    """Both kernels, with and without a cap and a KL term."""
+    """Both kernels, with and without a cap and a KL term; also with targets outside of the vocabulary."""
     targets = torch.tensor([0, 500, 4, 199, 7], device=DEVICE)
     for shape, kl in (
         (LogitShape(), None),
@@ -38,8 +39,10 @@ def launch_head(dtype: torch.dtype) -> None:
     ):
         delta, log_p = logprob_triton.rows_to_delta_triton(normal(5, 501), targets, normal(5), shape, kl, dtype=dtype)
         finite("delta_rows", delta, log_p)
-        hidden, weight = normal(5, 72, dtype=dtype), normal(501, 72, dtype=dtype)
-        finite("logsumexp_tiles", logprob_triton.log_probabilities_triton(hidden, weight, targets, shape))
+        finite("log_probability_rows", logprob_triton.rows_to_log_probabilities_triton(normal(5, 501), targets, shape))
+        outside = torch.tensor([0, 501, 4, -1, 7], device=DEVICE)
+        found = logprob_triton.rows_to_log_probabilities_triton(normal(5, 501), outside, shape)
+        finite("log_probability_rows, targets outside", found[[0, 2, 4]])
 
 
 def launch_score() -> None:

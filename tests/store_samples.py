@@ -15,7 +15,9 @@ from learnalign.store import Damage, SketchReader, SketchWriter, repair
 
 PROGRAM = Path(__file__).with_name("store_writer_program.py")
 IDENTITY = {"seed": 7, "policy": "0123abcd"}
-SIMD = ["portable", "avx2"] if _core.simd() == "avx2" else ["portable"]
+PATHS = ["portable", "avx2", "avx512"]
+SIMD = PATHS[: PATHS.index(_core.simd()) + 1]
+"""The paths that this machine has."""
 
 Batch = tuple[list[str], np.ndarray, np.ndarray]
 

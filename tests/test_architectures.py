@@ -11,10 +11,12 @@ import pytest
 import torch
 from gradient_oracle import ARCHITECTURES, SEED, AllDouble, D, exact_sketch, random_groups, tiny
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from learnalign.config import SketchConfig
 from learnalign.errors import PolicyError
 from learnalign.gradient import Costs, Group, Sketcher
+from learnalign.gradient.experts import by_expert, run
 
 ALWAYS = {"token": 1.0, "pair": 0.0}
 """Costs under which sharing a prompt is always worth it."""
@@ -98,6 +100,50 @@ class TestExperts:
         sketcher = sketcher_of(model)
         assert_exact(sketcher, model, groups)
         assert vars(experts)["forward"] is patched
+
+
+class TestChoices:
+    """Tokens sorted by expert once a layer."""
+
+    OFFSETS = (0, 3, 3, 11)
+
+    @staticmethod
+    def chosen() -> torch.Tensor:
+        """Of 11 tokens; none for expert 2, some for no expert, one token twice for the same."""
+        generator = torch.Generator().manual_seed(2)
+        choices = torch.randint(0, 5, (11, 3), generator=generator)
+        choices[choices == 2] = 5
+        choices[4], choices[6, 1] = 1, -1
+        return choices
+
+    def test_every_expert_gets_what_a_search_for_it_finds(self) -> None:
+        chosen = self.chosen()
+        tokens, slots, bounds = by_expert(chosen, 5, list(self.OFFSETS))
+        for e, own in enumerate(bounds):
+            right_tokens, right_slots = torch.where(chosen == e)
+            assert torch.equal(tokens[own[0] : own[-1]], right_tokens)
+            assert torch.equal(slots[own[0] : own[-1]], right_slots)
+            right = torch.searchsorted(right_tokens, torch.tensor(self.OFFSETS))
+            assert [bound - own[0] for bound in own] == right.tolist()
+
+    def test_the_device_is_waited_for_once_whatever_the_number_of_experts(self) -> None:
+        class Waits(TorchDispatchMode):
+            """Counts what needs a tensor's values to go on."""
+
+            count = 0
+
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                self.count += func.overloadpacket in (torch.ops.aten.nonzero, torch.ops.aten._local_scalar_dense)
+                return func(*args, **(kwargs or {}))
+
+        experts = tiny("mixtral").model.layers[0].mlp.experts
+        names = ("gate_up_proj", "down_proj")
+        hidden, weights = torch.randn(11, 32, dtype=torch.float64), torch.rand(11, 3, dtype=torch.float64)
+        with Waits() as waits:
+            run(experts, names, hidden, self.chosen() % 4, weights, list(self.OFFSETS), lambda *given: given[3])
+            assert waits.count == 0  # the list of bounds is the one time, and does not show here
+            torch.where(self.chosen() == 1)
+        assert waits.count == 1, "the test has teeth"
 
 
 def test_a_layer_that_is_never_called_is_named() -> None:

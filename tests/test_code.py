@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hacks import HACKS, SHAPES
 
 from learnalign.config import Config, PoolConfig, RewardConfig
 from learnalign.errors import RewardError
 from learnalign.progress import Progress
 from learnalign.rewards import Prompt, Verifier, make_verifier
 from learnalign.rewards.code import sandbox, sandbox_fusion
-from learnalign.rewards.code.programs import Program, find_code, same_output
+from learnalign.rewards.code.blocks import find_code
+from learnalign.rewards.code.programs import Program, same_output
 from learnalign.rewards.code.worker import prepare
 from learnalign.rewards.worker import CannotServe
 from learnalign.runs import pipeline
@@ -133,6 +135,7 @@ def test_output_comparison() -> None:
         ("0.3333333", "0.33333333"),
         ("1.0", "1.00"),
         ("1  2\n3", "1 2 3"),
+        ("2.0 -3.00", "2 -3"),
     ]:
         assert same_output(found, expected), (found, expected)
     for found, expected in [
@@ -140,7 +143,8 @@ def test_output_comparison() -> None:
         ("", "1"),
         ("0.333", "0.3333333"),
         ("yes", "Yes"),
-        ("1.0", "1"),
+        ("1.5", "1"),
+        ("1e0", "1"),
         ("1 1", "1"),
     ]:
         assert not same_output(found, expected), (found, expected)
@@ -180,7 +184,7 @@ def test_tests_that_are_only_defined_are_called(judge: Verifier, tests: str) -> 
         ("assert True", "assert nothing"),
         ("import numpy as np\nassert np.all(double(3) == 6)", "import numpy"),
         ("import pytest\ndef test_a():\n    assert double(3) == 6", "import pytest"),
-        ("eJxrYJlqwwABPRbR1UqZeQWlJUpWCkrGMXlKOgpK", "assert nothing"),
+        ("eJxrYJlqwwABPRbR1UqZeQWlJUpWCkrGMXlKOgpK", "base64.*decode them before"),
         ("def test_a(fixture):\n    assert fixture", "parameters that nothing gives"),
     ],
 )
@@ -189,40 +193,14 @@ def test_tests_that_test_nothing_are_refused(judge: Verifier, tests: str, said: 
         judge.judge([fenced(DOUBLE)], [tests], [Prompt("p7")])
 
 
-HACKS = [
-    "class E:\n    def __eq__(self, other): return True\n    def __ne__(self, other): return False\n"
-    "def double(x): return E()",
-    "import builtins\nbuiltins.exec = lambda *a, **k: None\ndef double(x): return 0",
-    "import sys\ndef double(x):\n    return sys._getframe(1).f_locals.get('_expected', 0)",
-    "import json\njson.loads = lambda text: [[], 0]\ndef double(x): return 0",
-    "import gc\ndef double(x):\n    kept = [o for o in gc.get_objects() if isinstance(o, dict)]\n"
-    "    return next((o['_expected'] for o in kept if '_expected' in o), 0)",
-    "import re, os\ndef double(x):\n"
-    "    token = re.findall(rb'[0-9a-f]{32}', open('program.py', 'rb').read() or b'x')[0]\n"
-    "    os.write(1, token + b'\\n')\n    os._exit(0)",
-    "abs = lambda x: 0\nbool = lambda x: True\ndef double(x): return 0",
-    "import os\nos.write(1, b'[]\\n'); os._exit(0)",
-    "import os\nos.write(1, b'passed\\n'); os._exit(0)",
-    "class I(int):\n    def __eq__(self, other): return True\n    __hash__ = int.__hash__\ndef double(x): return I(0)",
-    "class F(float):\n    def __sub__(self, other): return 0.0\n    __rsub__ = __sub__\ndef double(x): return F('nan')",
-    "import ast\nast.literal_eval = lambda text: []\ndef double(x): return 0",
-    "import sys\nsys.exit(126)",
-]
-
-
-@pytest.mark.parametrize(
-    "tests",
-    [
-        "assert double(7) == 14",
-        json.dumps(["assert double(7) == 14", "assert double(0) == 0"]),
-        "def check(candidate):\n    assert candidate(7) == 14\n",
-        json.dumps({"inputs": [[7]], "outputs": [14], "fn_name": "double"}),
-    ],
-)
-def test_what_is_compared_outside_cannot_be_talked_over(judge: Verifier, tests: str) -> None:
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_program_talks_its_way_to_a_verdict(judge: Verifier, shape: str) -> None:
     prompts = [Prompt("p", "", row={"entry_point": "double"})] * len(HACKS)
-    verdicts = judge.judge([fenced(hack) for hack in HACKS], [tests] * len(HACKS), prompts)
-    assert [hack for hack, found in zip(HACKS, verdicts, strict=True) if found.correct] == []
+    assert judge.judge([fenced(DOUBLE)], [SHAPES[shape]], prompts[:1])[0].how == "passed"  # and not in one process
+    with code_judge(seconds=1.0) as short:
+        verdicts = short.judge([fenced(code) for code in HACKS.values()], [SHAPES[shape]] * len(HACKS), prompts)
+    assert [name for name, found in zip(HACKS, verdicts, strict=True) if found.correct] == []
+    assert len(HACKS) >= 40
 
 
 @pytest.mark.parametrize(
@@ -231,10 +209,89 @@ def test_what_is_compared_outside_cannot_be_talked_over(judge: Verifier, tests: 
         "x = int(input())\nprint(2 * x)\nquit()",
         "print(2 * int(input()))\nexit(0)",
         "import sys\nx = int(input())\nprint(len(str(2 ** 20000)) and 2 * x)",
+        "print(2 * int(open('/dev/stdin').read()))",
+        "help\nprint(2 * int(input()))",
     ],
 )
 def test_programs_have_what_python_gives_them(judge: Verifier, code: str) -> None:
     assert judge.judge([fenced(code)], [PAIRS])[0].how == "passed"
+
+
+BLOCKS = [
+    "```python\n{0}\n```\nUsage:\n```python\nprint(double(3))\n```\n",
+    "```python\n{0}\n```\nOutput:\n```\n6\n```\n",
+    "```\n{0}\n```\nIt prints:\n```text\n6\n```\n",
+    "Wrong:\n```python\ndef double(x): return x\n```\nRight:\n```py\n{0}\n```\nas `double(3)` shows.",
+    "```Python3\n{0}\n```",
+    "```{{python}}\n{0}\n```",
+    "~~~~py\n{0}\n~~~~",
+    "<think>```python\ndef double(x): return 0\n```</think>```python\n{0}\n```",
+]
+
+
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_which_block_is_the_program(judge: Verifier, blocks: str) -> None:
+    assert judge.judge([blocks.format(DOUBLE)], ["assert double(3) == 6 and double(4) == 8"])[0].how == "passed"
+
+
+def test_an_indented_block_loses_the_indentation_of_its_fence() -> None:
+    indented = DOUBLE.replace("\n", "\n   ")
+    assert find_code(f"1. So:\n   ```python\n   {indented}\n   ```\n", "", "") == f"{DOUBLE}\n"
+    assert find_code("```python\n    return 2 * x\n```", "def double(x):\n", "double").endswith("\n    return 2 * x\n")
+
+
+def test_for_standard_input_the_block_that_reads_it_counts(judge: Verifier) -> None:
+    read = "print(2 * int(input()))"
+    response = f"```python\n{read}\n```\nFor example:\n```python\nprint(2 * 3)\n```"
+    assert judge.judge([response], [PAIRS])[0].how == "passed"
+
+
+ROWS: list[tuple[str, Any, dict[str, Any]]] = [
+    # (what it is, tests, row)
+    ("columns", {"input": ["3\n", "-1\n"], "output": ["6\n", "-2\n"]}, {}),
+    ("test_cases", {"test_cases": [{"type": "stdin_stdout", "input": "3", "output": "6", "fn_name": None}]}, {}),
+    ("functional, named by metadata", [{"input": "3", "output": "6", "testtype": "functional"}],
+     {"metadata": '{"func_name": "double"}'}),
+    ("functional, named by the starter", [{"input": "[1, 2]\n", "output": "[1, 2, 1, 2]", "testtype": "functional"}],
+     {"starter_code": "class Solution:\n    def double(self, x: List[int]) -> List[int]:\n        "}),
+    ("stdin of LiveCodeBench", [{"input": "3", "output": "6", "testtype": "stdin"}], {"metadata": "{}"}),
+    ("function_call", {"test_cases": [{"type": "function_call", "fn_name": "double", "input": [3], "output": 6}]}, {}),
+    ("assert_case", {"assert_case": ["assert double(3) == 6", "assert double(-1) == -2"]}, {}),
+    ("assert_case beside nothing", {"inputs": None, "outputs": None, "assert_case": ["assert double(3) == 6"]}, {}),
+    ("test_list", {"test_list": ["assert same(double(3), 6)"], "test_setup_code": "def same(a, b): return a == b"}, {}),
+    ("setup in the row", ["assert same(double(3), 6)"],
+     {"test_setup_code": "def same(a, b):\n    return math.isclose(a, b)", "test_imports": ["import math"]}),
+    ("texts of values", {"fn_name": "double", "inputs": ["3\n", '"a"'], "outputs": ["6", '"aa"']}, {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "tests", "row"), ROWS)
+def test_shapes_of_tests(judge: Verifier, name: str, tests: Any, row: dict[str, Any]) -> None:
+    both = (
+        DOUBLE
+        + "\nimport sys\ntext = sys.stdin.read().strip()\nif text.lstrip('-').isdecimal(): print(double(int(text)))"
+    )
+    responses = [fenced(both), fenced(both.replace("2 * x", "3 * x"))]
+    right, wrong = judge.judge(responses, [json.dumps(tests)] * 2, [Prompt("p", "", row=row)] * 2)
+    assert (right.how, wrong.how) == ("passed", "wrong")
+
+
+def test_a_functional_test_needs_a_name(judge: Verifier) -> None:
+    tests = json.dumps([{"input": "3", "output": "6", "testtype": "functional"}])
+    with pytest.raises(RewardError, match=r"'p7' call a function.*metadata.func_name"):
+        judge.judge([fenced(DOUBLE)], [tests], [Prompt("p7")])
+
+
+def test_numbers_of_more_than_4300_digits(judge: Verifier) -> None:
+    digits = "9" * 5000
+    code = "def f(n): return 10 ** n - 1"
+    tests = [f"assert f(5000) == {digits}", f"for n in [5000]:\n    assert f(n) == {digits}"]
+    tests += [f'{{"fn_name": "f", "inputs": [[5000]], "outputs": [{digits}]}}']
+    assert [v.how for v in judge.judge([fenced(code)] * 3, tests)] == ["passed"] * 3
+    wrong = judge.judge([fenced(code.replace("- 1", "- 2"))] * 3, tests)
+    assert [v.how for v in wrong] == ["wrong"] * 3
+    pair = json.dumps({"inputs": [digits], "outputs": [digits[:-1] + "8"]})
+    assert judge.judge([fenced("print(int(input()) - 1)")], [pair])[0].how == "passed"
 
 
 def test_values_are_compared_as_data(judge: Verifier) -> None:
@@ -275,8 +332,8 @@ def test_without_namespaces_it_is_refused_or_said(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(CannotServe, match="namespaces are not allowed"):
         prepare(["5", "", "strong"], 512)
     answer = prepare(["5", "", "weak"], 512)
-    assert "reach the network" in str(answer("where"))
-    assert answer([Program("print(6)", "", "6", True)]) == {"how": "passed"}
+    assert "could read files" in str(answer("where"))
+    assert answer([Program("output", "print(6)", "", "6")]) == {"how": "passed"}
 
 
 # --- HumanEval

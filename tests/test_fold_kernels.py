@@ -1,11 +1,12 @@
 """The fold's kernels, C++ and Triton, against the float64 reference: same map, same sums, same bits every time.
 
 Without a GPU the Triton kernels run in Triton's interpreter, with it they run compiled. That they compile for
-every GPU generation is tested in a process of its own, where the interpreter is off.
+every GPU generation, and to what, is tested in a process of its own, where the interpreter is off.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -92,9 +93,92 @@ def test_triton_fold_is_the_reference(dimension: int, shape: tuple[int, int], dt
 
 
 @needs_triton
+@pytest.mark.parametrize(("dimension", "dtype"), [(128, torch.bfloat16), (8192, torch.float16)])
+def test_descriptors_give_the_bits_of_pointers(
+    dimension: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole numbers, whose sums are exact on any path: at a segment's end nothing of the next one comes in."""
+    generator = torch.Generator().manual_seed(1)
+    wide = [torch.randint(-3, 4, (20, 136), generator=generator).to(DEVICE, dtype) for _ in range(2)]
+    delta, x = wide[0][:, :130], wide[1][:, 8:]
+    assert fold_triton.describable(delta)
+    assert fold_triton.describable(x)
+    taken: list[bool] = []
+    settings = fold_triton.settings
+
+    def noted(dtype: torch.dtype, dimension: int, described: bool, generation: int) -> dict[str, int]:
+        taken.append(described)
+        return settings(dtype, dimension, described, generation)
+
+    monkeypatch.setattr(fold_triton, "settings", noted)
+    truth = torch.zeros(4, dimension, dtype=torch.float64)
+    fold_reference(truth, delta.cpu(), x.cpu(), OFFSETS, layer=LAYER, seed=SEED)
+    for describable in (fold_triton.describable, lambda matrix: False):
+        monkeypatch.setattr(fold_triton, "describable", describable)
+        phi = torch.zeros(4, dimension, device=DEVICE)
+        fold_triton.fold_triton(phi, delta, x, OFFSETS, layer=LAYER, seed=SEED)
+        assert torch.equal(phi.cpu().double(), truth)
+    has_them = DEVICE == "cpu" or torch.cuda.get_device_capability()[0] >= fold_triton.HOPPER
+    assert taken == [has_them, False]
+
+
+@needs_triton
+def test_what_a_descriptor_cannot_take_goes_by_pointers() -> None:
+    """Rows that do not begin at multiples of 16 bytes, memory that does not, numbers of 4 bytes."""
+    even = torch.zeros(4, 136, dtype=torch.bfloat16, device=DEVICE)
+    assert fold_triton.describable(even)
+    assert not fold_triton.describable(even[:, 1:])
+    assert not fold_triton.describable(torch.zeros(4, 132, dtype=torch.bfloat16, device=DEVICE))
+    assert not fold_triton.describable(even.float())
+
+
+@needs_triton
+@pytest.mark.parametrize("described", [False, True])
+def test_long_segments_of_small_matrices_are_cut(described: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One tile, parts of 64 tokens at least: every token once, with and without a scale, and alike in any company."""
+    monkeypatch.setattr(fold_triton, "SPLIT_TOKENS", 64)
+    monkeypatch.setattr(fold_triton, "describable", lambda matrix: described)
+    generator = torch.Generator().manual_seed(2)
+    offsets = [0, 3, 203, 203, 340]
+    delta, x = (torch.randint(-3, 4, (340, 128), generator=generator).to(DEVICE, torch.bfloat16) for _ in range(2))
+    assert fold_triton.shares(1, 4, 200) == (4, 4)
+    truth = torch.zeros(4, 1024, dtype=torch.float64)
+    fold_reference(truth, delta.cpu(), x.cpu(), offsets, layer=LAYER, seed=SEED)
+    for scale in (1.0, 0.5):
+        phi = torch.zeros(4, 1024, device=DEVICE)
+        fold_triton.fold_triton(phi, delta, x, offsets, layer=LAYER, seed=SEED, scale=scale)
+        assert torch.equal(phi.cpu().double(), scale * truth)
+
+
+@needs_triton
+def test_programs_are_enough_and_partial_sketches_not_too_many() -> None:
+    for tiles in (1, 2, 24, 144, 840, 82_000):
+        for segments in (1, 8, 64, 1000):
+            for longest in (0, 1, 300, 2500, 8000):
+                programs, splits = fold_triton.shares(tiles, segments, longest)
+                assert 1 <= programs <= min(fold_triton.MOST, tiles * splits)
+                assert splits == 1 or splits * fold_triton.SPLIT_TOKENS < longest + fold_triton.SPLIT_TOKENS
+    assert fold_triton.shares(840, 64, 250)[0] == 32, "short segments: few partial sketches each"
+    assert fold_triton.shares(24, 1, 8000) == (240, 10), "narrow layers: the tokens are cut"
+
+
+@pytest.mark.parametrize("name", ["native", "reference", "triton"])
+def test_a_scale_multiplies_what_is_added(name: str) -> None:
+    if name == "triton" and find_spec("triton") is None:
+        pytest.skip("needs Triton (pip install triton)")
+    device = DEVICE if name == "triton" else "cpu"
+    fold = {"native": fold_native, "reference": fold_reference}.get(name) or fold_triton.fold_triton
+    delta, x = (part.to(device) for part in problem(130, 129, torch.bfloat16))
+    ones, scaled = torch.ones(4, 512, device=device), torch.ones(4, 512, device=device)
+    fold(ones, delta, x, OFFSETS, layer=LAYER, seed=SEED)
+    fold(scaled, delta, x, OFFSETS, layer=LAYER, seed=SEED, scale=-0.3)
+    torch.testing.assert_close(scaled - 1, -0.3 * (ones - 1), rtol=1e-5, atol=1e-5)
+
+
+@needs_triton
 def test_triton_fold_walks_many_tiles_per_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two programs for nine tiles in groups of two rows, segments one after another, inputs that are views."""
-    monkeypatch.setattr(fold_triton, "PROGRAMS", 2)
+    monkeypatch.setattr(fold_triton, "MOST", 2)
     monkeypatch.setattr(fold_triton, "GROUPED_ROWS", 2)
     monkeypatch.setattr(fold_triton, "PARTIAL_BYTES", 1)
     delta, x = problem(400, 270, torch.float32, 10)
@@ -228,13 +312,16 @@ def test_the_core_checks_what_it_is_given() -> None:
 
 
 @needs_triton
-def test_every_kernel_compiles_for_every_gpu_generation() -> None:
+def test_every_kernel_compiles_for_every_gpu_generation_within_its_bounds() -> None:
+    """Matrix instruction, spills, shared memory, instructions in the loop and behind it (see bench/kernels.py)."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    program = Path(__file__).parent / "compile_kernels_program.py"
-    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.split()
-    assert {f"{kernel}:sm_{cap}" for kernel in KERNELS for cap in (80, 90, 100)} <= set(lines)
+    command = [sys.executable, "-m", "bench.kernels"]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(done.stdout.splitlines()[-1])["kernels"]
+    found = {(row["kernel"].split(",")[0], row["generation"]) for row in rows}
+    assert {(kernel, generation) for kernel in KERNELS for generation in (80, 90, 100)} == found
 
 
-KERNELS = ["fold_tiles", "add_partials", "delta_rows", "logsumexp_tiles", "sum_unit_rows", "dot_rows"]
+KERNELS = ["fold_tiles", "add_partials", "delta_rows", "log_probability_rows", "sum_unit_rows", "dot_rows"]

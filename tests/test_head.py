@@ -93,7 +93,7 @@ def test_blocks_may_cut_through_groups(kind: str, rank: int | None, monkeypatch:
     whole = Sketcher(model, SketchConfig(dimension=D, seed=SEED, rank=rank or 0)).sketch(groups)
     vocabulary = model.get_output_embeddings().weight.shape[0]
     for tokens in (1, 3):
-        monkeypatch.setattr("learnalign.gradient.sketcher.HEAD_BYTES", tokens * vocabulary * 8)
+        monkeypatch.setattr("learnalign.gradient.head.HEAD_BYTES", tokens * vocabulary * 8)
         parts = Sketcher(model, SketchConfig(dimension=D, seed=SEED, rank=rank or 0)).sketch(groups)
         np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-12 * np.abs(whole).max())
 

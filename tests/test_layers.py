@@ -31,7 +31,7 @@ ONLY_HERE = {
     "vllm": {"rollout"},
     "httpx2": {"rollout", "rewards.code.sandbox_fusion"},
     "math_verify": {"rewards"},
-    "faiss": {"selection.neighbors"},
+    "faiss": {"selection.neighbors.packages"},
     "learnalign._core": {"store", "scoring", "selection", "kernels.fold_native"},
 }
 

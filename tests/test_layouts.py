@@ -153,6 +153,7 @@ def plain(answers: list[Any]) -> list[Row]:
         ('{"value": 14}', "JSON objects, such as"),
         ("so it is \\boxed{14}", "whole solutions, such as"),
         ("word " * 80, "whole solutions, such as"),
+        ("She sells 16 - 3 - 4 = 9 eggs a day.\nShe makes 9 * 2 = $18.\nA: 18", "whole solutions, such as"),
         ("14", ""),
         ("[1, 2]", ""),
     ],

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import weakref
 
 import pytest
 import torch
-from learnalign.kernels.logprob import KLTerm, LogitShape, head_pass, head_products, log_probabilities, rows_to_delta
+from learnalign.kernels.logprob import (
+    KLTerm,
+    LogitShape,
+    blocks,
+    head_pass,
+    head_products,
+    log_probabilities,
+    rows_to_delta,
+)
+from learnalign.kernels.precision import plain_float32
 from torch import Tensor
 
 pytest.importorskip("triton", reason="needs Triton (pip install triton)")
@@ -110,14 +121,13 @@ def test_the_memory_bound_holds(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_triton_log_probabilities(shape: LogitShape, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ragged against every tile size, more parts of the vocabulary than tiles."""
-    monkeypatch.setattr(logprob_triton, "SPLITS", 3)
+    """Ragged against the part of a row that a program takes at a time."""
+    monkeypatch.setattr(logprob_triton, "ROW_BLOCK", 64)
     hidden, weight, targets, coefficients = problem(7, 40, 200, dtype)
     truth = by_autograd(hidden.double(), weight.double(), targets, coefficients, shape)[0]
     eager = by_autograd(hidden.float(), weight.float(), targets, coefficients, shape)[0]
-    found = logprob_triton.log_probabilities_triton(
-        hidden.to(DEVICE), weight.to(DEVICE), targets.to(DEVICE), shape
-    ).cpu()
+    products = head_products(hidden, weight, torch.float32).to(DEVICE)
+    found = logprob_triton.rows_to_log_probabilities_triton(products, targets.to(DEVICE), shape).cpu()
     assert (found - truth).abs().max() <= TOLERANCE * (eager - truth).abs().max() + FLOOR * truth.abs().max()
     plain = log_probabilities(hidden, weight, targets, memory_bytes=3 * 200 * 8, shape=shape)
     assert (plain - truth).abs().max() <= TOLERANCE * (eager - truth).abs().max() + FLOOR * truth.abs().max()
@@ -146,9 +156,101 @@ def test_triton_deltas(shape: LogitShape, dtype: torch.dtype, pulled: bool, monk
     assert (log_p.cpu() - log_truth).abs().max() <= FLOOR * log_truth.abs().max()
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_target_outside_of_the_vocabulary_reads_nothing_and_gives_nan(shape: LogitShape) -> None:
+    """Of that token alone; the memory around the rows holds numbers that would look like logits."""
+    hidden, weight, targets, coefficients = problem(5, 24, 300, torch.float64)
+    around = torch.full((7, 300), 2.0, device=DEVICE)
+    around[1:6] = (hidden @ weight.T).float()
+    wrong = targets.clone()
+    wrong[1], wrong[3] = 300, -1
+    for pull in (None, KLTerm(torch.ones(5, device=DEVICE), torch.zeros(5, device=DEVICE))):
+        rows, c = around[1:6].clone(), coefficients.float().to(DEVICE)
+        delta, log_p = logprob_triton.rows_to_delta_triton(rows, wrong.to(DEVICE), c, shape, pull, dtype=torch.float32)
+        alone = logprob_triton.rows_to_log_probabilities_triton(around[1:6], wrong.to(DEVICE), shape)
+        assert alone.isnan().tolist() == log_p.isnan().tolist() == [False, True, False, True, False]
+        assert delta.isnan().all(1).tolist() == delta.isnan().any(1).tolist() == log_p.isnan().tolist()
+
+
+def test_rows_without_a_finite_sum_give_nan_not_a_number() -> None:
+    products = torch.zeros(3, 10, device=DEVICE)
+    products[0, 4], products[1, 4], products[2, :9] = float("nan"), float("inf"), -float("inf")
+    targets = torch.tensor([2, 2, 9], device=DEVICE)
+    found = logprob_triton.rows_to_log_probabilities_triton(products, targets, LogitShape()).cpu()
+    assert found.isnan().tolist() == [True, True, False]
+    assert found[2] == 0
+
+
+def test_blocks_end_at_borders_where_that_costs_little() -> None:
+    def ends(*given: object) -> list[int]:
+        return [part.stop for part in blocks(*given)]  # type: ignore[arg-type]
+
+    assert ends(10, 4) == [4, 8, 10]
+    assert ends(10, 4, [0, 3, 7, 10]) == [3, 7, 10]
+    assert ends(10, 4, [0, 1, 10]) == [4, 8, 10], "a border right behind the beginning would halve the block"
+    assert ends(10, 20, [0, 3, 10]) == [10]
+    assert ends(0, 4, [0]) == []
+    for most in range(1, 12):
+        parts = blocks(11, most, [0, 2, 2, 5, 11])
+        assert [i for part in parts for i in range(part.start, part.stop)] == list(range(11))
+        assert max(part.stop - part.start for part in parts) <= most
+
+
+def test_products_do_not_follow_the_programs_precision_and_leave_it() -> None:
+    """By whichever of torch's names it was set: each in a child of its own, for torch remembers by which."""
+    program = """
+import os, torch
+from learnalign.kernels import logprob
+m = torch.backends.cuda.matmul
+def read(what):
+    try:
+        return what()
+    except RuntimeError:
+        return "mixed"
+def state():
+    return [read(lambda: getattr(m, "fp32_precision", None)), read(lambda: m.allow_tf32),
+            read(torch.get_float32_matmul_precision)]
+seen = []
+def noted(*given):
+    seen.append(state())
+    return products(*given)
+products, logprob.head_products = logprob.head_products, noted
+def try_one(ask):
+    exec(ask)
+    before = state()
+    h, w, y = torch.ones(2, 3), torch.ones(4, 3), torch.tensor([0, 1])
+    logprob.head_pass(h, w, y, torch.ones(2), memory_bytes=1 << 20)
+    logprob.log_probabilities(h, w, y, memory_bytes=1 << 20)
+    assert len(seen) == 2 and all(s[0] != "tf32" and s[1] is False for s in seen), (ask, seen)
+    assert state() == before, (ask, before, state())
+torch.set_num_threads(1)
+asks = ["", "torch.set_float32_matmul_precision('high')", "torch.set_float32_matmul_precision('medium')",
+        "m.allow_tf32 = True"]
+if hasattr(m, "fp32_precision"):
+    asks += ["m.fp32_precision = 'tf32'", "torch.backends.fp32_precision = 'tf32'"]
+for ask in asks:
+    if not os.fork():
+        try_one(ask)
+        os._exit(0)
+    assert os.wait()[1] == 0, ask
+"""
+    subprocess.run([sys.executable, "-P", "-c", program], check=True, timeout=300)
+
+
+def test_the_precision_comes_back_after_an_error() -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with pytest.raises(KeyError), plain_float32():
+            raise KeyError
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_triton_takes_no_tokens() -> None:
     hidden, weight, targets, coefficients = problem(0, 8, 10, torch.float32)
-    assert len(logprob_triton.log_probabilities_triton(hidden, weight, targets, LogitShape())) == 0
+    assert len(logprob_triton.rows_to_log_probabilities_triton(hidden @ weight.T, targets, LogitShape())) == 0
     delta, _ = logprob_triton.rows_to_delta_triton(
         hidden @ weight.T, targets, coefficients.float(), LogitShape(), dtype=torch.float32
     )

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
+from learnalign.config import NeighborSearch
 from learnalign.errors import ArrayError, MissingPackageError
 from learnalign.scoring.rows import Rows
 from learnalign.selection import neighbors
-from learnalign.selection.neighbors import Plan, measured_recall, nearest, on_device, plan, tiled
+from learnalign.selection.neighbors import Plan, nearest, plan
+from learnalign.selection.neighbors.all_pairs import on_device, tiled
+from learnalign.selection.neighbors.plan import Machine
+from learnalign.selection.neighbors.ranking import HostPairs, measured_recall
 
 
 def clustered(rows: int, dimension: int, seed: int = 0, clusters: int = 12) -> np.ndarray:
@@ -42,14 +48,22 @@ def found_share(phi: np.ndarray, weight: np.ndarray, positions: np.ndarray) -> f
 @pytest.fixture
 def searched_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[Plan], None]:
     def choose(wanted: Plan) -> None:
-        monkeypatch.setattr(neighbors, "plan", lambda rows, dimension, seconds, k: wanted)
+        monkeypatch.setattr(neighbors, "plan", lambda *arguments: wanted)
 
     return choose
 
 
 @pytest.mark.parametrize(
     "wanted",
-    [Plan("exact", 300), Plan("flat", 64), Plan("flat", 128), Plan("lists", 128, 12, 5), Plan("lists", 128, 40, 1)],
+    [
+        Plan("exact", 300, exact=True),
+        Plan("flat", 64),
+        Plan("flat", 128),
+        Plan("lists", 128, 12, 5),
+        Plan("lists", 128, 40, 1),
+        Plan("int8", 300),
+        Plan("int8", 128),
+    ],
 )
 def test_similarities_are_exact_however_neighbors_were_found(searched_by: Callable[[Plan], None], wanted: Plan) -> None:
     phi, rng = clustered(500, 300), np.random.default_rng(1)
@@ -73,11 +87,11 @@ def test_similarities_are_exact_however_neighbors_were_found(searched_by: Callab
 def test_the_measured_recall_counts_what_is_missing() -> None:
     phi, weight = clustered(200, 40), np.ones(200)
     best = -np.sort(-similarities(phi, weight), axis=1)[:, :8].astype(np.float32)
-    rows, which = Rows([phi]), np.arange(200)
-    assert measured_recall(rows, which, weight, best, seed=0) == (1.0, 200)
+    pairs = HostPairs(Rows([phi]), np.arange(200), weight)
+    assert measured_recall(pairs, best, seed=0) == (1.0, 200)
     worse = best.copy()
     worse[:, 6:] = -1.0  # two of eight were not found
-    assert measured_recall(rows, which, weight, worse, seed=0)[0] == 0.75
+    assert measured_recall(pairs, worse, seed=0)[0] == 0.75
 
 
 def test_folding_does_not_need_signs_in_the_rows(searched_by: Callable[[Plan], None]) -> None:
@@ -115,19 +129,6 @@ def test_tiles_of_torch_find_the_same(tile: int) -> None:
     np.testing.assert_allclose(np.take_along_axis(full, positions, 1), expected, atol=1e-6)
 
 
-def test_a_gpu_gets_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole path of a GPU with the CPU in its place: tiles, exact similarities, recall."""
-    monkeypatch.setattr(neighbors, "_gpu", lambda device: "cpu")
-    phi, weight = clustered(300, 2048), np.random.default_rng(0).integers(1, 5, 300) / 20
-    for room, dimension in ((1 << 30, 2048), (300 * 4096, 1024)):
-        monkeypatch.setattr(neighbors, "GPU_BYTES", room)
-        found = nearest(Rows([phi]), np.arange(300), weight, 5)
-        assert (found.facts["method"], found.facts["dimension"]) == ("gpu", dimension)
-        assert found.facts["recall"] > 0.9
-        full = similarities(phi, weight)
-        np.testing.assert_allclose(found.similarity, np.take_along_axis(full, found.positions, 1), rtol=1e-4, atol=1e-6)
-
-
 def test_more_neighbors_than_there_are() -> None:
     found = nearest(Rows([clustered(4, 9)]), np.arange(4), np.ones(4), 10, device="cpu")
     assert sorted(found.positions[1].tolist()) == [0, 2, 3]
@@ -138,16 +139,49 @@ def test_equal_rows_go_to_the_lower_place() -> None:
     assert nearest(Rows([phi]), np.arange(6), np.ones(6), 5, device="cpu").positions[3].tolist() == [0, 1, 2, 4, 5]
 
 
-def test_more_time_never_makes_the_search_less_faithful() -> None:
-    order = ["lists", "flat", "exact"]
+@pytest.mark.parametrize("bytes_stored", [False, True])
+def test_more_time_never_makes_the_search_less_faithful(bytes_stored: bool) -> None:
+    machine = Machine(methods=frozenset({"exact", "flat", "lists", "int8"}), bytes_stored=bytes_stored)
+    order = {"lists": 0, "flat": 1, "int8": 2 if bytes_stored else 1, "exact": 2}
     for rows in (10, 1000, 20_000, 200_000, 1_000_000):
-        plans = [plan(rows, 4096, seconds) for seconds in (0.01, 1, 10, 100, 1000, 1e4, 1e6)]
-        ranks = [(order.index(p.method), p.probes / p.lists) for p in plans]
+        plans = [plan(rows, 4096, seconds, 32, machine) for seconds in (0.01, 1, 10, 100, 1000, 1e4, 1e6)]
+        ranks = [(order[p.method], p.probes / p.lists) for p in plans]
         assert ranks == sorted(ranks)
-        assert plans[-1].method == "exact"
+        assert plans[-1].exact
         assert all(1 <= p.probes <= p.lists and p.dimension <= 4096 for p in plans)
-    assert plan(200_000, 4096, 120).method == "lists"
-    assert plan(7000, 4096, 120).method == "exact"
+    assert plan(200_000, 4096, 120, 32, machine).method == "lists"
+    assert plan(7000, 4096, 120, 32).method == "exact"
+    assert plan(7000, 4096, 120, 32, machine).method == ("int8" if bytes_stored else "exact")
+
+
+def test_a_plan_fits_into_the_memory() -> None:
+    for room in (1 << 40, 20_000 * 4096 * 4, 20_000 * 4096, 20_000 * 1024 * 4):
+        chosen = plan(20_000, 4096, 1e6, 32, Machine(room=room))
+        assert chosen.method == ("exact" if room >= 20_000 * 4096 * 4 else "flat")
+    with pytest.raises(ArrayError, match=r"select\.neighbors=exact takes 0\.3 GiB on cpu, which has 0\.1 GiB"):
+        plan(20_000, 4096, 1e6, 32, Machine(room=1 << 27), "exact")
+
+
+def test_what_is_asked_for_is_planned() -> None:
+    for method in ("exact", "flat", "lists"):
+        assert plan(20_000, 4096, 1.0, 32, Machine(), method).method == method
+    with pytest.raises(ArrayError, match=r"select\.neighbors=ivf does not work on cpu: use auto"):
+        plan(20_000, 4096, 1.0, 32, Machine(), "ivf")
+    with pytest.raises(ArrayError, match="unknown search for neighbors 'hnsw': expected one of auto, exact"):
+        nearest(Rows([clustered(9, 5)]), np.arange(9), np.ones(9), 2, method="hnsw")
+    assert get_args(NeighborSearch) == neighbors.METHODS
+
+
+def test_a_low_recall_is_told_with_the_price_of_more(searched_by: Callable[[Plan], None]) -> None:
+    phi = np.random.default_rng(0).standard_normal((300, 256)).astype(np.float32)
+    searched_by(Plan("flat", 4))
+    found = nearest(Rows([phi]), np.arange(300), np.ones(300), 5, device="cpu")
+    assert found.facts["recall"] < 0.5
+    assert re.fullmatch(
+        r"the search for neighbors \(flat\) found 0.\d\d of the 5 nearest: give it more time with "
+        r"select.neighbor_seconds; comparing every pair takes about 0 s",
+        found.notes[0],
+    )
 
 
 def test_memory_is_that_of_the_rows_asked_for(tmp_path: Path) -> None:

@@ -181,6 +181,19 @@ def test_the_trainings_own_rollouts_count_once(
     assert after.visits.max() == 1
 
 
+def test_logged_responses_of_no_prompt_are_told(config: Config, online: Path, tmp_path: Path) -> None:
+    log, told = log_of(config, tmp_path / "rollouts"), list[str]()
+    rows = [json.loads(line) for line in next(log.iterdir()).read_text().splitlines()]
+    other = [{**rows[0], "input": "what is 8 times 9?"}] * 3
+    (log / "2.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, *other]))
+    run = open_run(online)
+    steps = logged_steps(run, [log / "2.jsonl"], load_renderer(run.config.policy), say=told.append)
+    assert sum(len(sampled) for _, sampled in steps) == len(rows)
+    assert told[-1] == (
+        f"3 of {len(rows) + 3} logged responses belong to no prompt of the pool, such as 'what is 8 times 9?'"
+    )
+
+
 @pytest.mark.parametrize("numbered", [True, False])
 def test_a_folder_of_logs_that_grows_may_be_given_again(
     config: Config, online: Path, tmp_path: Path, numbered: bool

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,12 +18,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from learnalign.config import SketchConfig
 from learnalign.demo.arithmetic import distinct
 from learnalign.demo.run import POLICY
-from learnalign.errors import PolicyError
+from learnalign.errors import PolicyError, RunError
 from learnalign.gradient import Group, Sketcher
 from learnalign.online import OnlineSelector
 from learnalign.online.live import LivePolicy
 from learnalign.online.pairs import Pairs
-from learnalign.online.trl import PicksSampler, attach
+from learnalign.online.sampler import PicksSampler
+from learnalign.online.trl import attach
 
 pytestmark = pytest.mark.train
 
@@ -40,7 +45,7 @@ def dataset(size: int) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def trainer(folder: Path, data: Dataset, **settings: Any) -> Any:
+def trainer(folder: Path, data: Dataset, given: dict[str, Any] | None = None, **settings: Any) -> Any:
     import trl
 
     asked = {
@@ -63,37 +68,119 @@ def trainer(folder: Path, data: Dataset, **settings: Any) -> Any:
         args=trl.GRPOConfig(str(folder), **asked),
         train_dataset=data,
         processing_class=AutoTokenizer.from_pretrained(POLICY),
+        **(given or {}),
     )
 
 
-def test_training_runs_on_the_picks_of_every_update(tmp_path: Path) -> None:
+class Training(NamedTuple):
+    """A training that was watched."""
+
+    trainer: Any
+    selector: OnlineSelector
+    met: list[tuple[int, set[str]]]
+    """Of every step: updates before it, and its prompts."""
+    allowed: dict[int, set[str]]
+    """The picks of every update."""
+
+
+def watched(folder: Path, checkpoint: Path | bool | None = None, **settings: Any) -> Training:
+    """Train on online picks of 84 prompts, with a selector whose directory is in `folder`."""
     data = dataset(84)
-    selector = OnlineSelector(data["prompt_id"], PICKED, directory=tmp_path / "online")
-    grpo = trainer(tmp_path, data)
-    trained: list[tuple[int, set[str]]] = []
-    allowed: dict[int, set[str]] = {}
-    update = selector.update
-    selector.update = lambda policy: allowed.setdefault(selector.updates + 1, set(update(policy))) and []  # type: ignore
-    observe = selector.observe
-    selector.observe = lambda ids, rewards: (trained.append((selector.updates, set(ids))), observe(ids, rewards))[1]  # type: ignore
-    weights = [w.requires_grad for w in grpo.model.parameters()]
+    selector = OnlineSelector(data["prompt_id"], PICKED, directory=folder / "online")
+    grpo = trainer(folder, data, **settings)
+    training = Training(grpo, selector, [], {})
+    update, observe = selector.update, selector.observe
+
+    def updating(policy: Any) -> list[str]:
+        picks = update(policy)
+        training.allowed[selector.updates] = set(picks)
+        return picks
+
+    def observing(ids: Any, rewards: Any) -> bool:
+        training.met.append((selector.updates, set(ids)))
+        return observe(ids, rewards)
+
+    selector.update, selector.observe = updating, observing  # type: ignore[method-assign]
     attach(grpo, selector, dimension=512)
-    grpo.train()
+    grpo.train(resume_from_checkpoint=checkpoint)
+    return training
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    """A training with a checkpoint in the middle of a pass."""
+    return watched(tmp_path_factory.mktemp("whole"), save_strategy="steps", save_steps=3)
+
+
+def test_training_runs_on_the_picks_of_every_update(whole: Training) -> None:
+    selector, met, allowed = whole.selector, whole.met, whole.allowed
     assert selector.updates == STEPS // EVERY, "an update a pass"
     assert selector.state.shared.gradients > 0, "pairs that training sampled gave gradients"
     known = {selector.ids[k] for k in np.flatnonzero(~np.isnan(selector.state.agreement))}
-    assert known <= set().union(*(ids for _, ids in trained))
-    assert [w.requires_grad for w in grpo.model.parameters()] == weights
-    assert len(trained) == STEPS
-    for step, (_, ids) in enumerate(trained):
+    assert known <= set().union(*(ids for _, ids in met))
+    assert all(weight.requires_grad for weight in whole.trainer.model.parameters())
+    assert len(met) == STEPS
+    for step, (_, ids) in enumerate(met):
         assert len(ids) == 4
         # the loader looks one batch ahead, so that the first step of an update may use the last choice
         assert ids <= allowed[1 + step // EVERY] or (step % EVERY == 0 and step and ids <= allowed[step // EVERY])
-    assert trained[-1][1] <= allowed[STEPS // EVERY]
-    counted = selector.state.history.responses.sum()
-    again = OnlineSelector(data["prompt_id"], PICKED, directory=tmp_path / "online")
+    assert met[-1][1] <= allowed[STEPS // EVERY]
+    again = OnlineSelector(selector.ids, PICKED, directory=Path(whole.trainer.args.output_dir) / "online")
     assert again.picks == selector.picks
-    assert again.state.history.responses.sum() == counted
+    assert again.state.history.responses.sum() == selector.state.history.responses.sum()
+
+
+def test_a_resumed_training_is_the_uninterrupted_one(whole: Training, tmp_path: Path) -> None:
+    """It was rolled back from step 6, whose verdicts its own directory holds, to step 3."""
+    folder = Path(whole.trainer.args.output_dir)
+    shutil.copytree(folder / "online", tmp_path / "online")
+    resumed = watched(tmp_path, str(folder / "checkpoint-3"))
+    assert [ids for _, ids in resumed.met] == [ids for _, ids in whole.met[3:]]
+    assert resumed.selector.picks == whole.selector.picks
+    for name in ("correct", "responses", "visits"):
+        now, then = (getattr(one.selector.state.history, name) for one in (resumed, whole))
+        np.testing.assert_array_equal(now, then)
+    again = OnlineSelector(whole.selector.ids, PICKED, directory=tmp_path / "online")
+    assert again.state.history.visits.sum() == whole.selector.state.history.visits.sum()
+
+
+def test_a_checkpoint_without_the_selection_is_refused(whole: Training, tmp_path: Path) -> None:
+    folder = shutil.copytree(Path(whole.trainer.args.output_dir) / "checkpoint-3", tmp_path / "checkpoint-3")
+    (folder / "online" / "training.json").write_text("{")
+    with pytest.raises(RunError, match="cannot be read"):
+        watched(tmp_path, True)
+    shutil.rmtree(folder / "online")
+    with pytest.raises(RunError, match="checkpoint-3 holds no online selection"):
+        watched(tmp_path, True)
+
+
+def test_a_sampler_goes_on_where_it_was(tmp_path: Path) -> None:
+    """At every batch of a pass and after it, also where the selector picks anew in between."""
+
+    def begun() -> PicksSampler:
+        selector = OnlineSelector([f"p{k}" for k in range(20)], 6)
+        selector.state = selector.state._replace(updates=1, picked=np.arange(6))
+        return PicksSampler(selector, {f"p{k}": k for k in range(20)}, copies=1, batch=2, repeats=1, seed=3)
+
+    def taken(sampler: PicksSampler, stream: Iterator[int], rows: int) -> list[int]:
+        if rows == 4:
+            sampler.selector.state = sampler.selector.state._replace(updates=2, picked=np.arange(10, 16))
+        return list(islice(stream, 1))
+
+    for stop in range(1, 7):
+        one, two = begun(), begun()
+        stream = iter(one)
+        first = [row for rows in range(stop) for row in taken(one, stream, rows)]
+        position = json.loads(json.dumps(one.position()))
+        rest = [row for rows in range(stop, 6) for row in taken(one, stream, rows)] + list(one)
+        two.selector.state = one.selector.state._replace(updates=1 + (stop > 4), picked=np.arange(6) + 10 * (stop > 4))
+        two.go_on(position, within=stop < 6)
+        again = iter(two)
+        if stop < 6:
+            assert list(islice(again, stop)) == first
+        for rows in range(stop, 6):
+            first += taken(two, again, rows)
+        assert first[stop:] + list(again if stop == 6 else two) == rest
 
 
 def test_an_epoch_is_a_pass_over_the_picks_in_the_trainers_order() -> None:
@@ -188,10 +275,12 @@ def test_integer_ids_are_ids(tmp_path: Path) -> None:
     data = dataset(28)
     numbered = data.remove_columns("prompt_id").add_column("prompt_id", list(range(28)))
     grpo, selector = trainer(tmp_path, numbered), OnlineSelector(numbered["prompt_id"], PICKED)
+    grpo.reward_funcs = [lambda **_: [1.0, 0.0]]
     attach(grpo, selector)
     grpo.model.train()
-    selector.observe([3, 3], [1.0, 0.0])
+    grpo.reward_funcs[0](prompt_id=[3, 3], completion_ids=[[4, 1], [5, 1]])
     assert selector.state.history.responses[3] == 2
+    assert grpo.callback_handler.callbacks[-1].pairs.of([3]) == {3: ([4, 1], [5, 1])}
 
 
 def test_what_cannot_be_followed_is_refused(tmp_path: Path) -> None:
@@ -200,11 +289,16 @@ def test_what_cannot_be_followed_is_refused(tmp_path: Path) -> None:
     attach(grpo, OnlineSelector(data["prompt_id"], PICKED))
     with pytest.raises(PolicyError, match="has an online selection already"):
         attach(grpo, OnlineSelector(data["prompt_id"], PICKED))
+    own = trainer(tmp_path, data, {"rollout_func": lambda prompts, trainer: {}})
+    with pytest.raises(PolicyError, match="the trainer has rollout_func"):
+        attach(own, OnlineSelector(data["prompt_id"], PICKED))
     grpo = trainer(tmp_path, data)
-    grpo.tools = [print]
-    with pytest.raises(PolicyError, match="the trainer has tools"):
-        attach(grpo, OnlineSelector(data["prompt_id"], PICKED))
-    grpo.tools = None
+    for name in ("tools", "environment_factories"):
+        before = getattr(grpo, name)
+        setattr(grpo, name, [print])
+        with pytest.raises(PolicyError, match=f"the trainer has {name}"):
+            attach(grpo, OnlineSelector(data["prompt_id"], PICKED))
+        setattr(grpo, name, before)
     grpo.train_dataset = data.to_iterable_dataset()
     with pytest.raises(PolicyError, match="give a Dataset, found IterableDataset"):
         attach(grpo, OnlineSelector(data["prompt_id"], PICKED))

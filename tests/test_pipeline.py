@@ -213,7 +213,7 @@ def test_other_batches_go_on_where_the_first_ones_stopped(run: Path, monkeypatch
     whole = {row["prompt_id"]: row["score"] for row in pq.read_table(run / "scores.parquet").to_pylist()}
     real, calls = stage._sketch, iter(range(100))
 
-    def sketch(sketcher: stage.Sketcher, groups: list[stage.Group]) -> np.ndarray:
+    def sketch(sketcher: stage.Sketcher, groups: list[stage.Group]) -> stage.Sketched:
         if next(calls) == 1:
             raise PolicyError("out of memory")
         return real(sketcher, groups)
@@ -235,11 +235,11 @@ def test_gradients_that_are_not_finite_or_zero_are_set_aside(run: Path, monkeypa
 
     real, broken = stage._sketch, iter([(0, np.nan), (1, 0.0)])
 
-    def sketch(sketcher: stage.Sketcher, groups: list[stage.Group]) -> np.ndarray:
-        phi = real(sketcher, groups)
+    def sketch(sketcher: stage.Sketcher, groups: list[stage.Group]) -> stage.Sketched:
+        found = real(sketcher, groups)
         for row, value in broken:
-            phi[row] = value
-        return phi
+            found.phi[row] = value
+        return found
 
     monkeypatch.setattr(stage, "_sketch", sketch)
     shutil.rmtree(run / "sketches")

@@ -229,6 +229,27 @@ def test_an_adapters_digest_covers_its_base(adapter: Path) -> None:
     assert policy_digest(str(adapter)) != before
 
 
+def test_a_hub_models_digest_is_its_commit_in_the_cache(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the base of an adapter too: the cache is asked, and no network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    edit(adapter / "adapter_config.json", base_model_name_or_path="someone/tiny")
+    repository, digests = tmp_path / "hub" / "models--someone--tiny", set()
+    (repository / "refs").mkdir(parents=True)
+    for revision in ("a" * 40, "b" * 40):
+        shutil.copytree(POLICY, repository / "snapshots" / revision)
+        (repository / "refs" / "main").write_text(revision)
+        assert policy_digest("someone/tiny") == f"someone/tiny@{revision}"
+        digests.add(policy_digest(str(adapter)))
+    assert len(digests) == 2
+    assert loaded(adapter).encode("12+7", None) == loaded(POLICY).encode("12+7", None)
+    with pytest.raises(PolicyError, match=r"cannot find the policy 'someone/other'") as refusal:
+        policy_digest("someone/other")
+    assert "\n" not in str(refusal.value)
+
+
 def test_a_folder_that_is_a_model_and_an_adapter_is_refused(adapter: Path) -> None:
     shutil.copy(POLICY / "config.json", adapter)
     with pytest.raises(PolicyError, match=r"holds a whole model .* and an adapter"):
@@ -239,7 +260,9 @@ def test_a_folder_that_is_a_model_and_an_adapter_is_refused(adapter: Path) -> No
         policy_digest(str(adapter))
 
 
-def test_what_the_sketch_would_refuse_is_refused_before_sampling(tmp_path: Path) -> None:
+def test_what_the_sketch_would_refuse_is_refused_before_sampling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pool = tmp_path / "pool.jsonl"
     write_pool(pool, 28, seed=3)
     config = Config(
@@ -257,6 +280,10 @@ def test_what_the_sketch_would_refuse_is_refused_before_sampling(tmp_path: Path)
     config = replace(config, sketch=SketchConfig(kl_beta=0.1, reference=str(other)))
     with pytest.raises(PolicyError, match=r"the reference policy .* 60 tokens, and the policy 49"):
         pipeline.run(config, tmp_path / "run2")
+    kept = torch.nn.Linear.forward
+    monkeypatch.setattr(torch.nn.Linear, "forward", lambda self, x: kept(self, x.flip(1)))  # a look into the future
+    with pytest.raises(PolicyError, match="makes something else of a row"):
+        pipeline.run(replace(config, sketch=SketchConfig()), tmp_path / "run3")
     assert not any(path.name.startswith("part-") for path in tmp_path.rglob("*.parquet"))
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 from transformers import JambaConfig, JambaForCausalLM
 
-from bench import architectures
+from bench import architectures, families
 from learnalign.config import SketchConfig
 from learnalign.errors import PolicyError
 from learnalign.gradient import Group, Sketcher
@@ -244,7 +244,7 @@ class TestPrecision:
 
     def test_a_router_that_casts_its_weight_is_covered_in_bfloat16(self) -> None:
         names = [
-            {layer.name for layer in Sketcher(architectures.build("deepseek_v3", dtype), CONFIG).hooks.layers}
+            {layer.name for layer in Sketcher(families.build("deepseek_v3", dtype), CONFIG).hooks.layers}
             for dtype in (torch.float64, torch.bfloat16)
         ]
         assert names[0] == names[1]
@@ -337,14 +337,12 @@ class TestWrappers:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        sketcher = Sketcher(model, replace(CONFIG, space="lora"))
+        sketcher = architectures.sketcher_of(model, space="lora")
         assert sketcher.coverage.covered == sketcher.coverage.total
         assert len({layer.name for layer in sketcher.hooks.layers}) == len(sketcher.hooks.layers)
         group = random_groups(1)[0]
-        architectures.see(sketcher)
         found = torch.from_numpy(sketcher.sketch([group])[0])
-        torch.testing.assert_close(found, architectures.oracle(sketcher, group), rtol=0, atol=1e-11)
-        full = Sketcher(model, CONFIG)
-        architectures.see(full)
+        torch.testing.assert_close(found, architectures.truths_of(sketcher, [group])[0], rtol=0, atol=1e-11)
+        full = architectures.sketcher_of(model)
         found = torch.from_numpy(full.sketch([group])[0])
-        torch.testing.assert_close(found, architectures.oracle(full, group), rtol=0, atol=1e-11)
+        torch.testing.assert_close(found, architectures.truths_of(full, [group])[0], rtol=0, atol=1e-11)

@@ -132,16 +132,18 @@ print(child, flush=True)
         os.kill(child, 9)
 
 
-def test_a_fork_searches_neighbors_after_its_parent_has() -> None:
-    """FAISS's threads are not there in a child, and OpenMP would wait for them."""
+@pytest.mark.parametrize("method", ["exact", "lists", "int8"])
+def test_a_fork_searches_neighbors_after_its_parent_has(method: str) -> None:
+    """Threads of FAISS and torch are not there in a child, and OpenMP would wait for them."""
     pytest.importorskip("faiss")
     code = """
 os.environ["OMP_NUM_THREADS"] = "2"
 from learnalign import select
+from learnalign.selection import Search
 phi = np.random.default_rng(0).standard_normal((3000, 64)).astype(np.float32)
 
 def picks():
-    return select(phi, np.full(3000, 0.5), 50, strategy="greedy").indices
+    return select(phi, np.full(3000, 0.5), 50, strategy="greedy", search=Search(method=METHOD)).indices
 
 expected = picks()
 
@@ -151,7 +153,7 @@ def work():
 assert succeeded(in_child(work))
 print("same")
 """
-    result = run("import os; os.environ['OMP_NUM_THREADS'] = '2'\n" + code)
+    result = run(f"import os; os.environ['OMP_NUM_THREADS'] = '2'\nMETHOD = {method!r}\n" + code)
     assert result.stdout.strip() == "same", result.stderr
 
 

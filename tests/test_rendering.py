@@ -64,6 +64,26 @@ def test_a_template_that_prints_the_date_gives_a_run_one_text(tmp_path: Path) ->
     assert frozen.encode("1+1", None) != later.encode("1+1", None)
 
 
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{% set form = '%d' ~ ' %B' %}{{ strftime_now(form) }} " + SHOWS, "02 January 1+1="),
+        ("{%- if strftime_now is defined %}{% set day = strftime_now('%-d %b %Y, 5%%') %}{{ day }}{% endif %}", None),
+        ("\n  {% if true %}{{ strftime_now('%Y') }}{% endif %} {{ messages[0]['content'] }}", None),
+    ],
+)
+def test_whatever_a_template_does_with_the_time_it_is_frozen(tmp_path: Path, template: str, text: str | None) -> None:
+    """In a format that it computes, too; and nothing else of its text changes."""
+    renderer, when = load_renderer(PolicyConfig(model=templated(tmp_path, template))), datetime(1999, 1, 2)
+    frozen = renderer.at(when).render("1+1", None)
+    assert frozen == (text or renderer.render("1+1", None).replace(*_today(when, template)))
+
+
+def _today(when: datetime, template: str) -> tuple[str, str]:
+    form = "%-d %b %Y, 5%%" if "%b" in template else "%Y"
+    return f"{datetime.now():{form}}", f"{when:{form}}"
+
+
 def test_the_rollout_stage_renders_with_the_runs_time(tmp_path: Path) -> None:
     run = opened(tmp_path, templated(tmp_path, "{{ strftime_now('%Y') }}" + SHOWS))
     run.manifest["rendered"] = datetime(1999, 1, 2).isoformat()
@@ -107,6 +127,32 @@ def test_templates_are_told_what_is_set(tmp_path: Path) -> None:
     for wrong in ("{", "[1]", "3"):
         with pytest.raises(ConfigError, match=r"policy\.chat_template_kwargs must be a JSON object"):
             Config(policy=PolicyConfig(chat_template_kwargs=wrong))
+
+
+def test_settings_of_the_prompt_that_change_nothing_are_told(tmp_path: Path) -> None:
+    """An instruction where all prompts are messages, and an argument that no template asks for."""
+    run = opened(tmp_path)
+    rows = [{"messages": [{"role": "user", "content": f"{k}+1"}], "answer": str(k + 1)} for k in range(4)]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    policy = replace(
+        run.config.policy,
+        instruction="Think first.",
+        chat_template_kwargs='{"enable_thinking": false, "chat_template": "default"}',
+    )
+    asked = replace(
+        run.config,
+        pool=PoolConfig(path=str(tmp_path / "chats.jsonl")),
+        policy=policy,
+        select=SelectConfig(n=2),
+    )
+    run = create_run(tmp_path / "chats", asked)
+    with run.locked():
+        pipeline.advance(run, "pool", Progress(quiet=True))
+    assert rollout._notes(run, load_renderer(PolicyConfig(model=str(POLICY))), [], 0.0) == [
+        "policy.instruction changes nothing: all prompts are chat messages, which stay as they are",
+        "policy.chat_template_kwargs: enable_thinking changes nothing: "
+        "the tokenizer's chat template does not ask for it",
+    ]
 
 
 def test_several_templates_without_a_default_want_a_choice(tmp_path: Path) -> None:

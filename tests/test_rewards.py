@@ -338,7 +338,7 @@ def test_expressions_that_are_hard_on_parsers_end_in_time() -> None:
     with MathVerifier(workers=2, timeout_seconds=1.0, memory_mb=1024) as judge:
         verdicts = judge.judge([f"\\boxed{{{text}}}" for text in hard], [r"\sqrt{7}+x"] * len(hard))
     assert not any(verdict.correct for verdict in verdicts)
-    assert {verdict.how for verdict in verdicts} <= {"wrong", "timeout", "crash"}
+    assert {verdict.how for verdict in verdicts} <= {"wrong", "timeout", "crash", "error"}
     assert "timeout" in {verdict.how for verdict in verdicts}
 
 
@@ -433,6 +433,72 @@ def test_killed_worker_is_replaced() -> None:
         timer.join()
         assert outcomes == ["equal", "timeout", "equal"]  # killed once: tried again, and then it was too slow
         assert second not in pool.pids
+
+
+FAILING = """
+import sys
+from learnalign.rewards.worker import serve
+
+def answer(message):
+    if message == "recursion":
+        return answer(message)
+    if message == "exit":
+        sys.exit(3)
+    if message == "no JSON":
+        return object()
+    return 1 / message
+
+serve(lambda arguments, memory_mb: answer)
+"""
+
+
+def test_no_exception_ends_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "failing_worker.py").write_text(FAILING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with WorkerPool("failing_worker", workers=1, memory_mb=1024) as pool:
+        messages = [2, 0, "recursion", "exit", "no JSON", "text", 4]
+        outcomes = pool.run([Question(message, 30) for message in messages])
+        assert [outcome.lost for outcome in outcomes] == ["", "error", "error", "error", "error", "error", ""]
+        assert [outcomes[0].reply, outcomes[-1].reply] == [0.5, 0.25]
+        (pid,) = pool.pids
+        pool.run([Question(0, 30)])
+        assert pool.pids == [pid]
+
+
+def test_an_exception_in_judging_is_the_verdict_of_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(gold: str, candidate: str) -> bool:
+        raise RecursionError if candidate == "3" else ValueError
+
+    with monkeypatch.context() as patch, make_verifier("exact", workers=1, timeout_seconds=30, memory_mb=2048) as judge:
+        patch.setattr("learnalign.rewards.answers.exact.equal", fails)
+        assert [v.how for v in judge.judge([r"\boxed{3}", r"\boxed{4}", ""], ["5"] * 3)] == ["error", "error", "empty"]
+
+
+FIRST = """\
+import sys
+from learnalign.rewards.answers.math_worker import prepare
+answer = prepare([], 2048)
+known = set(sys.modules)
+for pair in {pairs!r}:
+    answer(pair)
+print(sorted(set(sys.modules) - known))
+"""
+
+
+def test_the_first_question_pays_for_no_import() -> None:
+    pairs = [
+        (r"\frac{{\sqrt2}}{{2}}", r"2^{-1/2}"),
+        ("x^2+1", "1+x^2"),
+        (r"(1,2]\cup\{4\}", r"x\in(1,2]"),
+        ("x+y=1", "y=1-x"),
+        (r"\pi", "3.1415926"),
+        (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix}1&2\\3&5\end{pmatrix}"),
+        ("1<x<2", "x<2"),
+        (r"\sin x", r"\cos x"),
+        ("2^{10}", "1024+i"),
+    ]
+    ran = subprocess.run([sys.executable, "-P", "-c", FIRST.replace("{pairs!r}", repr(pairs))], capture_output=True)
+    assert ran.stdout.decode().strip() == "[]", ran
 
 
 def test_pair_that_kills_twice_is_a_crash() -> None:

@@ -18,8 +18,9 @@ import pytest
 from escape_attempts import ATTEMPTS
 
 from learnalign.errors import RewardError
-from learnalign.rewards.code import sandbox
+from learnalign.rewards.code import sandbox, system_calls
 from learnalign.rewards.code.sandbox import Ran
+from learnalign.rewards.code.worker import prepare
 
 TIMEOUTS = {"sleep", "a busy loop", "signal handlers", "a catastrophic regular expression", "closed descriptors"}
 OUTPUTS = {"endless output", "endless errors"}
@@ -158,11 +159,8 @@ def test_attempt_would_succeed_elsewhere(name: str, world: World) -> None:
 
 
 AS_USER = """
-import importlib.util, json, sys
-spec = importlib.util.spec_from_file_location("sandbox", sys.argv[1])
-sandbox = importlib.util.module_from_spec(spec)
-sys.modules["sandbox"] = sandbox
-spec.loader.exec_module(sandbox)
+import json, sys
+from learnalign.rewards.code import sandbox
 namespaces = sys.argv[2] == "namespaces"
 if not namespaces:
     sandbox.adopt_orphans()
@@ -178,13 +176,12 @@ def run_elsewhere(text: str, folder: Path, seconds: float, namespaces: bool, use
     python = next((p for p in (sys._base_executable, "/usr/bin/python3") if user is None or _runs(p, user)), None)  # type: ignore[attr-defined]
     if python is None:
         pytest.skip(f"there is no Python that user {user} can run")
-    package = folder / "learnalign"
-    if not package.exists():  # where any user can read it
-        package.mkdir()
-        for path in (Path(sandbox.__file__), sandbox.LAUNCHER, Path(sandbox.__file__).parents[2] / "errors.py"):
-            (package / path.name).write_bytes(path.read_bytes())
-        (package / "__init__.py").touch()
-    command = [python, "-S", "-B", "-c", AS_USER, str(package / "sandbox.py")]
+    root = Path(sandbox.__file__).parents[3]
+    for path in (Path(sandbox.__file__), sandbox.LAUNCHER, Path(system_calls.__file__), root / "learnalign/errors.py"):
+        copy = folder / path.relative_to(root)  # where any user can read it
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    command = [python, "-S", "-B", "-c", AS_USER, "-"]
     command += ["namespaces" if namespaces else "weak", str(seconds)]
     environment = {"PYTHONPATH": str(folder), "LEARNALIGN_TEST_SECRET": "secret", "PATH": os.environ["PATH"]}
     who = {} if user is None else {"user": user, "group": user, "extra_groups": []}
@@ -233,6 +230,9 @@ ORDINARY = 65533
         "mount and chroot",
         "privileges",
         "devices",
+        "signals to everybody",
+        "dangerous system calls",
+        "limits of others",
     ],
 )
 @pytest.mark.usefixtures("contained")
@@ -264,6 +264,14 @@ WEAK = (
     "abuse of standard input",
     "deep recursion",
     "higher limits",
+    "signals to everybody",
+    "killing another process",
+    "a TCP socket",
+    "System V segments",
+    "memory in descriptors",
+    "the session keyring",
+    "dangerous system calls",
+    "limits of others",
 )
 
 
@@ -273,6 +281,47 @@ def test_what_holds_without_namespaces(name: str, world: World) -> None:
     user = ORDINARY if os.getuid() == 0 else None
     ran = run_elsewhere(source(name, world), world.folder, limit(name), namespaces=False, user=user)
     check(name, ran, world, time.monotonic() - begun)
+
+
+@pytest.mark.usefixtures("contained")
+def test_programs_have_what_they_need() -> None:
+    """What the filter leaves: threads, processes, event loops, signals to oneself."""
+    text = """
+import asyncio, ctypes, multiprocessing, os, signal, subprocess, sys, threading
+thread = threading.Thread(target=print, args=("thread",)); thread.start(); thread.join()
+asyncio.run(asyncio.sleep(0))
+print(subprocess.run([sys.executable, "-c", "print(1)"], capture_output=True).stdout)
+worker = multiprocessing.get_context("fork").Process(target=print, args=("process",)); worker.start(); worker.join()
+signal.signal(signal.SIGUSR1, lambda *a: print("signal"))
+os.kill(os.getpid(), signal.SIGUSR1)
+print(ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(lambda x: x + 1)(1))
+"""
+    ran = sandbox.run(text, "", seconds=60, memory_mb=512)
+    assert sorted(ran.stdout.decode().split()) == ["2", "b'1\\n'", "process", "signal", "thread"], ran.stderr.decode()
+
+
+@pytest.mark.usefixtures("contained")
+def test_standard_input_may_be_larger_than_what_is_writable() -> None:
+    ran = sandbox.run("import sys\nprint(len(sys.stdin.read()))", "x" * (66 << 20), seconds=60, memory_mb=512)
+    assert (ran.ended, ran.code, ran.stdout) == ("exit", 0, b"69206016\n")
+
+
+def test_filters_of_both_machines() -> None:
+    """Every jump stays within the filter, and the last instruction decides."""
+    for machine in ("x86_64", "aarch64"):
+        for namespaces in (True, False):
+            program = system_calls.filter_program(namespaces, machine)
+            assert len(program) < 4096
+            for at, (code, true, false, _) in enumerate(program):
+                assert at + 1 + max(true, false) < len(program) or code == 6
+            assert program[-1][0] == 6
+    assert system_calls.filter_program(True, "riscv64") == []
+
+
+def test_a_machine_without_a_filter_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "filter_program", lambda namespaces: [])
+    assert not sandbox.run("", "", seconds=60, memory_mb=256).filtered
+    assert "without a filter" in str(prepare(["5", "", "strong"], 512)("where"))
 
 
 @pytest.mark.usefixtures("contained")

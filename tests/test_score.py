@@ -16,13 +16,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from store_samples import SIMD
 
-from learnalign import _core
 from learnalign.errors import ArrayError, ConfigError
 from learnalign.scoring import score, score_shards
 from learnalign.selection import select
 
-SIMD = ["portable", "avx2"] if _core.simd() == "avx2" else ["portable"]
 SHAPES = [(1, 1), (1, 64), (2, 15), (3, 16), (7, 17), (100, 37), (255, 128), (256, 31), (257, 8), (2100, 65)]
 
 
@@ -173,6 +172,53 @@ def test_same_bits_for_any_threads_shards_and_simd_path(dtype: str, monkeypatch:
     for result in results[1:]:
         assert result.score.tobytes() == results[0].score.tobytes()
         assert result.alignment.tobytes() == results[0].alignment.tobytes()
+
+
+def extreme_rows(dtype: Any, rows: int, dimension: int) -> np.ndarray:
+    """Ordinary rows, rows of one number alone, of the largest, the smallest and of nothing, and mixed ones."""
+    rng = np.random.default_rng([rows, dimension])
+    low, high, least = (-128, 127, 1) if dtype == np.int8 else (-65504.0, 65504.0, 2.0**-24)
+    phi = rng.standard_normal((rows, dimension)) * (30 if dtype == np.int8 else 0.02)
+    phi[3::13] = low
+    phi[4::13] = high
+    phi[5::13] = np.where(rng.random(phi[5::13].shape) < 0.5, least, -least)
+    phi[6::13] = 0.0
+    phi[7::13, :-1] = 0.0
+    phi[8::13] *= 2.0 ** rng.integers(-18, 3, phi[8::13].shape)
+    return np.clip(phi, low, high).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("dimension", [1, 15, 16, 31, 33, 63, 65, 255, 257, 1000, 4160, 9001])
+def test_every_path_gives_the_same_bits_at_every_width(
+    dimension: int, dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The widest registers leave the most over; both passes, and one with a known sum, of an odd number of rows."""
+    phi = extreme_rows(dtype, 1043 if dimension < 300 else 41, dimension)
+    rng = np.random.default_rng(dimension)
+    learnability = rng.uniform(0, 0.25, len(phi)) * rng.integers(0, 2, len(phi))
+    known = rng.standard_normal(dimension)
+    found = []
+    for path in SIMD:
+        monkeypatch.setenv("LEARNALIGN_SIMD", path)
+        for total in (None, known):
+            for cuts in ([], [1, 8, 20]):
+                shards = np.split(phi, cuts)
+                scores = score_shards(shards, learnability, pool_size=len(phi), total=total)
+                found.append((total is None, scores.score.tobytes() + scores.alignment.tobytes()))
+    assert len(set(found)) == 2
+
+
+def test_sums_of_the_largest_bytes_do_not_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many columns as a lane of 32 bits may add, and more, of the largest numbers against the largest."""
+    for dimension in (2**19, 3 * 2**20 + 64):
+        for value in (-128, 127):
+            phi = np.full((2, dimension), value, np.int8)
+            for path in SIMD:
+                monkeypatch.setenv("LEARNALIGN_SIMD", path)
+                found = score_shards([phi], np.full(2, 0.25), pool_size=2)
+                np.testing.assert_allclose(found.alignment, 1.0, rtol=2.0**-29)
+                np.testing.assert_allclose(found.score, 0.0625, rtol=1e-8)
 
 
 def test_nothing_to_learn_scores_exactly_zero() -> None:
@@ -494,7 +540,7 @@ def test_bad_shards_are_refused() -> None:
 
 def test_the_simd_override_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEARNALIGN_SIMD", "mmx")
-    with pytest.raises(ConfigError, match='must be portable or avx2, found "mmx"'):
+    with pytest.raises(ConfigError, match='must be portable, avx2 or avx512, found "mmx"'):
         score(np.ones((1, 1)), np.ones(1))
 
 

@@ -17,7 +17,8 @@ from learnalign.errors import ArrayError
 from learnalign.scoring import mean_direction, score_against, score_shards
 from learnalign.scoring.rows import Rows
 from learnalign.selection import STRATEGIES, constraints_of, quota_of
-from learnalign.selection.neighbors import FEWEST_PROBES, plan
+from learnalign.selection.neighbors import plan
+from learnalign.selection.neighbors.plan import FEWEST_PROBES
 
 RATES = {"none": [0, 1, 1, 0, 1.0], "one": [0, 1, 0.5, 0, 1], "all alike": [0.5] * 5}
 NEEDED: dict[str, dict[str, Any]] = {
@@ -195,9 +196,8 @@ from learnalign.scoring.rows import Rows
 rng = np.random.default_rng(0)
 phi = rng.standard_normal((600, 8192)).astype(np.float16)
 found = [(np.arange(600), rng.integers(0, 600, (600, 65)))]
-neighbors._all_pairs = lambda folded, fetch: found
-neighbors.measured_recall = lambda *arguments: (1.0, 0)
-neighbors._folded = lambda *arguments: (None, np.linalg.norm(phi, axis=1))
+neighbors._search = lambda *arguments: found
+neighbors.ranking.measured_recall = lambda *arguments: (1.0, 0)
 start = time.process_time()
 neighbors.nearest(Rows([phi]), np.arange(600), np.ones(600), 64, device="cpu")
 print(time.process_time() - start)

@@ -24,6 +24,7 @@ from learnalign.errors import ConfigError, EngineError
 from learnalign.policy import Policy, load_policy
 from learnalign.rollout.engine import Task
 from learnalign.rollout.openai import ServerEngine
+from learnalign.rollout.temperature import of_the_sampling
 from learnalign.runs import pipeline
 from learnalign.runs.directory import open_run
 
@@ -60,11 +61,36 @@ def test_every_sampling_setting_is_sent(policy: Policy) -> None:
     """A server's defaults (top-k, top-p, penalties) come from the model's generation_config and would bias rates."""
     with CompletionsServer(policy) as server:
         ServerEngine(settings(server.url, temperature=0.7, served_model="me"), policy).sample(tasks(policy))
-    sent = server.requests[0]
+    sampling = [request for request in server.requests if request["logprobs"] == 1]
+    assert len(server.requests) - len(sampling) == 2, "one prompt was asked at two temperatures"
+    sent = sampling[0]
     assert (sent["model"], sent["temperature"], sent["n"], sent["max_tokens"]) == ("me", 0.7, 1, 12)
     assert (sent["top_p"], sent["top_k"], sent["min_p"], sent["repetition_penalty"]) == (1.0, -1, 0.0, 1.0)
     assert sent["stop_token_ids"] == list(policy.eos_ids)
-    assert len({request["seed"] for request in server.requests}) == 4 * len(PROBLEMS), "a seed a response"
+    assert len({request["seed"] for request in sampling}) == 4 * len(PROBLEMS), "a seed a response"
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.5])
+@pytest.mark.parametrize("raw", [False, True])
+def test_log_probabilities_at_another_temperature_are_left_out(policy: Policy, raw: bool, temperature: float) -> None:
+    """vLLM's are at temperature 1 by default; the policy's own are at the sampling's."""
+    told: list[str] = []
+    with CompletionsServer(policy, raw=raw) as server:
+        engine = ServerEngine(settings(server.url, temperature=temperature), policy, told.append)
+        made = engine.sample(tasks(policy, 2))
+        engine.sample(tasks(policy, 1))
+    assert len(server.requests) == 3 * len(PROBLEMS) + 2, "found out once"
+    assert {math.isnan(x) for r in made for x in r.log_probabilities} == {raw}
+    assert ["tells log-probabilities at temperature 1" in line for line in told] == [True] * raw
+    assert engine.facts()["log_probabilities"] == ("none" if raw else "at the sampling temperature")
+
+
+def test_the_temperature_of_log_probabilities_can_stay_unknown() -> None:
+    """All tokens alike, none in common, or a temperature next to 1."""
+    assert of_the_sampling({"a": -1.0, "b": -1.0}, {"a": -1.0, "b": -1.0}, 0.5) is None
+    assert of_the_sampling({"a": -1.0}, {"b": -1.0}, 0.5) is None
+    assert of_the_sampling({"a": -0.5, "b": -1.5}, {"a": -0.5, "b": -1.5}, 0.99) is None
+    assert of_the_sampling({}, {}, 0.5) is None
 
 
 def test_without_token_ids_the_text_is_tokenized(policy: Policy) -> None:
@@ -229,21 +255,71 @@ def test_an_answer_in_another_form_ends_in_one_line(policy: Policy, answer: Any,
     assert server.url in str(refusal.value)
 
 
-VLLM = {"stop_reason": None, "token_ids": [8, 9, 1], "logprobs": {"token_logprobs": [-0.5, -0.25, -0.125]}}
-SGLANG = {"matched_stop": 1, "logprobs": {"token_logprobs": [-0.5, -0.25], "tokens": ["5", "6"], "top_logprobs": []}}
-TGI = {"finish_reason": "eos_token", "logprobs": None}
+def logged(tokens: list[str], **more: Any) -> dict[str, Any]:
+    """Log-probabilities of some tokens as vLLM and SGLang tell them."""
+    logs = [-0.5, -0.25, -0.125][: len(tokens)]
+    offsets = {"text_offset": [-1] * len(tokens)}
+    return {
+        "logprobs": {"token_logprobs": logs, "tokens": tokens, "top_logprobs": [None] * len(tokens)} | offsets
+    } | more
 
 
-@pytest.mark.parametrize("added", [VLLM, SGLANG, TGI, SGLANG | {"token_ids": [8, 9]}])
-def test_the_answers_of_three_servers_end_as_training_sees_them(policy: Policy, added: dict[str, Any]) -> None:
-    """vLLM tells the end token; SGLang and TGI leave it out, of the text and of the ids, and say that it was there."""
-    choice = {"index": 0, "text": policy.decode([8, 9]), "finish_reason": "stop"} | added
-    with CompletionsServer(policy, lambda _: (200, {"object": "text_completion", "choices": [choice]})) as server:
+USAGE = {"prompt_tokens": 2, "total_tokens": 5, "completion_tokens": 3, "prompt_tokens_details": None}
+VLLM = {  # 0.32, with return_token_ids
+    "choice": logged(
+        ["4", "5", "<eos>"],
+        stop_reason=None,
+        token_ids=[8, 9, 1],
+        prompt_logprobs=None,
+        prompt_token_ids=[5, 6],
+        finish_reason="stop",
+    ),
+    "answer": {"id": "cmpl-1", "system_fingerprint": None, "kv_transfer_params": None, "service_tier": None},
+}
+VLLM_STOP = VLLM | {"choice": VLLM["choice"] | {"stop_reason": 1}}  # where the end token is one of stop_token_ids
+SGLANG_OLD = {  # before it had return_token_ids
+    "choice": logged(["4", "5", "<eos>"], matched_stop=1, finish_reason="stop"),
+    "answer": {"id": "1f0e"},
+}
+SGLANG = {  # output_ids as token_ids, through the end
+    "choice": SGLANG_OLD["choice"] | {"token_ids": [8, 9, 1], "prompt_token_ids": [5, 6], "hidden_states": None},
+    "answer": {"id": "1f0e", "metadata": {"weight_version": "default"}, "sglext": None},
+}
+SGLANG_TRIMMED = SGLANG | {"choice": logged(["4", "5"], token_ids=[8, 9], matched_stop=1, finish_reason="stop")}
+TGI = {
+    "choice": {"logprobs": None, "finish_reason": "eos_token"},
+    "answer": {"id": "", "system_fingerprint": "3.0.0-native"},
+}
+ANSWERS = {
+    "vllm": (VLLM, [-0.5, -0.25, -0.125]),
+    "vllm, stop token": (VLLM_STOP, [-0.5, -0.25, -0.125]),
+    "sglang": (SGLANG, [-0.5, -0.25, -0.125]),
+    "sglang, end left out": (SGLANG_TRIMMED, [-0.5, -0.25]),
+    "sglang, no ids": (SGLANG_OLD, []),
+    "tgi": (TGI, []),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_answers_of_three_servers_end_as_training_sees_them(policy: Policy, name: str) -> None:
+    """Some leave the end token out, of the text or of the ids, and say that it was there."""
+    shape, logs = ANSWERS[name]
+    choice = {"index": 0, "text": policy.decode([8, 9])} | shape["choice"]
+    answer = {"object": "text_completion", "created": 1, "model": "me", "choices": [choice], "usage": USAGE}
+    with CompletionsServer(policy, lambda _: (200, answer | shape["answer"])) as server:
         (made,) = ServerEngine(settings(server.url), policy).sample([Task("a", [5, 6], 1)])
     assert (made.tokens, made.text, made.finish) == ([8, 9, 1], policy.decode([8, 9]), "stop")
     assert len(made.log_probabilities) == 3
-    assert [x for x in made.log_probabilities if math.isfinite(x)] == ([-0.5, -0.25, -0.125] if added is VLLM else
-        [-0.5, -0.25] if "token_ids" in added else [])  # fmt: skip
+    assert [x for x in made.log_probabilities if math.isfinite(x)] == logs
+
+
+def test_tgi_refuses_token_ids_in_one_line(policy: Policy) -> None:
+    body = "Failed to deserialize the JSON body into the target type: prompt: Expected a string or an array of strings"
+    with (
+        CompletionsServer(policy, lambda _: (422, body)) as server,
+        pytest.raises(EngineError, match=r"HTTP 422: .*Expected a string.*as token ids, .* and TGI does not"),
+    ):
+        ServerEngine(settings(server.url), policy).sample(tasks(policy)[:1])
 
 
 @pytest.mark.parametrize("url", ["localhost:1/v1", "ftp://localhost/v1", "http://localhost:port/v1", "http://[::1/v1"])

@@ -1,6 +1,9 @@
 #include "common/cpu.hpp"
 
+#include <algorithm>
 #include <cstdlib>
+#include <iterator>
+#include <string>
 #include <string_view>
 
 #include "common/error.hpp"
@@ -21,24 +24,47 @@ bool machine_has_avx2() {
 #endif
 }
 
+// Ice Lake, Zen 4 and later. The compiler's question includes whether the system keeps the registers.
+bool machine_has_avx512() {
+#if defined(__x86_64__)
+    return machine_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni");
+#else
+    return false;
+#endif
+}
+
+Simd best_path() {
+    static const Simd best = machine_has_avx512() ? Simd::avx512
+                             : machine_has_avx2() ? Simd::avx2
+                                                  : Simd::portable;
+    return best;
+}
+
+constexpr const char* names[] = {"portable", "avx2", "avx512"};  // as Simd counts them
+
 }  // namespace
 
 Simd simd_path() {
     const char* asked = std::getenv("LEARNALIGN_SIMD");
-    if (asked == nullptr || *asked == '\0') return machine_has_avx2() ? Simd::avx2 : Simd::portable;
-    if (std::string_view(asked) == "portable") return Simd::portable;
-    if (std::string_view(asked) != "avx2") {
-        throw Error(ErrorKind::config, std::string("LEARNALIGN_SIMD must be portable or avx2, found \"") +
-                                           asked + "\": unset it to let the machine decide");
+    if (asked == nullptr || *asked == '\0') return best_path();
+    const auto* found = std::find(std::begin(names), std::end(names), std::string_view(asked));
+    if (found == std::end(names)) {
+        throw Error(ErrorKind::config,
+                    std::string("LEARNALIGN_SIMD must be portable, avx2 or avx512, found \"") + asked +
+                        "\": unset it to let the machine decide");
     }
-    if (!machine_has_avx2()) {
-        throw Error(ErrorKind::config, "LEARNALIGN_SIMD asks for avx2, which this machine lacks: unset it");
+    const auto path = static_cast<Simd>(found - names);
+    if (path > best_path()) {
+        throw Error(ErrorKind::config, std::string("LEARNALIGN_SIMD asks for ") + asked +
+                                           ", which this machine lacks: unset it");
     }
-    return Simd::avx2;
+    return path;
 }
 
 const char* simd_name(Simd path) {
-    return path == Simd::avx2 ? "avx2" : "portable";
+    return names[static_cast<int>(path)];
 }
 
 bool has_crc32c_instruction() {

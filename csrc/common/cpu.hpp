@@ -3,9 +3,9 @@
 
 namespace learnalign {
 
-enum class Simd { portable, avx2 };
+enum class Simd { portable, avx2, avx512 };
 
-// The best path of this machine, or the one LEARNALIGN_SIMD asks for (portable or avx2).
+// The best path of this machine, or the one LEARNALIGN_SIMD asks for (portable, avx2 or avx512).
 // Throws Error(config) when that variable names a path that is unknown or that this machine lacks.
 Simd simd_path();
 

@@ -118,7 +118,7 @@ void fold_band(const Band& band, FoldKey key, int64_t dimension, int threads, co
     check(band, dimension);
     AddRows add = add_rows_portable;
 #if defined(__x86_64__)
-    if (path == Simd::avx2) add = add_rows_avx2;
+    if (path != Simd::portable) add = add_rows_avx2;
 #endif
     const int64_t blocks = dimension / fold_tile;
     const int64_t tile_rows = (band.rows + fold_tile - 1) / fold_tile;

@@ -12,11 +12,11 @@ constexpr int64_t chunk = 256;  // products of one digit whose sum fits 32 bits:
 // Calls each(column, its place in a FixedSum) for d columns.
 template <class Each>
 void for_columns(int64_t d, Each each) {
-    constexpr int64_t places[16] = {0,  8,  1,  9,  2,  10, 3,  11,
-                                    16, 24, 17, 25, 18, 26, 19, 27};  // of 32, and + 4
-    const int64_t whole = d / 32 * 32;
-    for (int64_t block = 0; block < whole; block += 32) {
-        for (int k = 0; k < 32; ++k) each(block + k, block + places[k % 16] + k / 16 * 4);
+    constexpr int64_t places[16] = {0,  16, 1,  17, 2,  18, 3,  19,
+                                    32, 48, 33, 49, 34, 50, 35, 51};  // of 64, and + 4, + 8, + 12
+    const int64_t whole = d / 64 * 64;
+    for (int64_t block = 0; block < whole; block += 64) {
+        for (int k = 0; k < 64; ++k) each(block + k, block + places[k % 16] + k / 16 * 4);
     }
     for (int64_t k = whole; k < d; ++k) each(k, k);
 }

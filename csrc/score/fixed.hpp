@@ -20,7 +20,7 @@ constexpr int64_t fixed_sum_rows = 256;  // rows in a FixedSum: 256 * 2^7 * 2^15
 double fixed_unit(double largest);
 
 // sum_j w_j q_j over at most fixed_sum_rows int8 rows: digit t of column k at [t * d + k's place].
-// Each 32 columns stand in the order in which AVX2 takes two rows apart, the last d % 32 as they come.
+// Each 64 columns stand in the order in which AVX-512 takes two rows apart, the last d % 64 as they come.
 struct FixedSum {
     double unit = 0.0;
     int64_t rows = 0;
@@ -57,13 +57,30 @@ void fixed_dot(const int8_t* row, const FixedVector& vector, int64_t d, int64_t*
 void fixed_add(const int8_t* row, const int16_t* weight, FixedSum& sum, int64_t d);
 int64_t fixed_sum_squares(const int8_t* row, int64_t d);
 
+// What to fetch while a row is multiplied: so many quarters of a row, from so many bytes behind that row's
+// begin on, a line of the cache at a time.
+struct Ahead {
+    int64_t bytes;
+    int64_t quarters;
+
+    bool is_due(int64_t line) const { return line % 4 < quarters; }
+    int64_t at(int64_t line) const { return bytes + (line / 4 * quarters + line % 4) * 64; }
+};
+
 // The same with AVX2 (fixed_avx2.cpp), for two and for group_rows rows at once. They fetch what comes next
-// meanwhile: dots a pair of rows that lies `ahead` bytes behind, squares a quarter of a row and sums three
+// meanwhile: dots a pair of rows that is `ahead`, squares a quarter of a row and sums three
 // quarters of group_rows rows from `next` on.
-void fixed_dot_two_avx2(const int8_t* a, const int8_t* b, const FixedVector& vector, int64_t d, int64_t ahead,
+void fixed_dot_two_avx2(const int8_t* a, const int8_t* b, const FixedVector& vector, int64_t d, Ahead ahead,
                         int64_t* sums_a, int64_t* sums_b);
 void fixed_add_avx2(const int8_t* const* rows, const int16_t (*weights)[digits], FixedSum& sum, int64_t d,
                     const void* next);
 int64_t fixed_sum_squares_avx2(const int8_t* row, int64_t d, const void* next);
+
+// The same with AVX-512 and VNNI (fixed_avx512.cpp).
+void fixed_dot_two_avx512(const int8_t* a, const int8_t* b, const FixedVector& vector, int64_t d, Ahead ahead,
+                          int64_t* sums_a, int64_t* sums_b);
+void fixed_add_avx512(const int8_t* const* rows, const int16_t (*weights)[digits], FixedSum& sum, int64_t d,
+                      const void* next);
+int64_t fixed_sum_squares_avx512(const int8_t* row, int64_t d, const void* next);
 
 }  // namespace learnalign

@@ -71,7 +71,7 @@ LEARNALIGN_AVX2 inline __m256i odd_bytes(__m256i x) {
 }  // namespace
 
 LEARNALIGN_AVX2 void fixed_dot_two_avx2(const int8_t* a, const int8_t* b, const FixedVector& vector,
-                                        int64_t d, int64_t ahead, int64_t* sums_a, int64_t* sums_b) {
+                                        int64_t d, Ahead ahead, int64_t* sums_a, int64_t* sums_b) {
     const int16_t *low = vector.columns.data(), *high = low + d;
     const __m256i zero = _mm256_setzero_si256();
     __m256i a_low = zero, a_high = zero, b_low = zero, b_high = zero;
@@ -80,8 +80,10 @@ LEARNALIGN_AVX2 void fixed_dot_two_avx2(const int8_t* a, const int8_t* b, const 
         const int64_t end = std::min(whole, begin + chunk);
         Digits sum_a = {zero, zero}, sum_b = sum_a;
         for (int64_t line = begin; line < end; line += 64) {
-            fetch(reinterpret_cast<const char*>(a + line + ahead));
-            fetch(reinterpret_cast<const char*>(b + line + ahead));
+            if (ahead.is_due(line / 64)) {
+                fetch(reinterpret_cast<const char*>(a) + ahead.at(line / 64));
+                fetch(reinterpret_cast<const char*>(b) + ahead.at(line / 64));
+            }
 #pragma GCC unroll 4
             for (int64_t k = line; k < line + 64; k += 16) {
                 const __m256i x = load16(a + k), y = load16(b + k);
@@ -120,11 +122,13 @@ LEARNALIGN_AVX2 void fixed_add_avx2(const int8_t* const* rows, const int16_t (*w
         const int16_t *a = weights[2 * p], *b = weights[2 * p + 1];
         weight[p] = {pair(a[0], b[0]), pair(a[1], b[1])};
     }
-    int64_t k = 0;
-    for (; k + 32 <= d; k += 32, ahead += 32 * group_rows * 3 / 4) {
+    const int64_t whole = d / 64 * 64;
+    for (int64_t k = 0; k < whole; k += 32, ahead += 32 * group_rows * 3 / 4) {
+        const int64_t place = k / 64 * 64 + k % 64 / 4;
+        int32_t *lows = low + place, *highs = high + place;
         for (int line = 0; line < group_rows * 3 / 8; ++line) fetch(ahead + 64 * line);
-        Digits s0 = {load(low + k), load(high + k)}, s1 = {load(low + k + 8), load(high + k + 8)},
-               s2 = {load(low + k + 16), load(high + k + 16)}, s3 = {load(low + k + 24), load(high + k + 24)};
+        Digits s0 = {load(lows), load(highs)}, s1 = {load(lows + 16), load(highs + 16)},
+               s2 = {load(lows + 32), load(highs + 32)}, s3 = {load(lows + 48), load(highs + 48)};
 #pragma GCC unroll 4
         for (int p = 0; p < pairs; ++p) {
             const __m256i x = load(rows[2 * p] + k), y = load(rows[2 * p + 1] + k);
@@ -138,11 +142,11 @@ LEARNALIGN_AVX2 void fixed_add_avx2(const int8_t* const* rows, const int16_t (*w
         }
         const Digits sums[] = {s0, s1, s2, s3};
         for (int q = 0; q < 4; ++q) {
-            store(low + k + 8 * q, sums[q].low);
-            store(high + k + 8 * q, sums[q].high);
+            store(lows + 16 * q, sums[q].low);
+            store(highs + 16 * q, sums[q].high);
         }
     }
-    for (; k < d; ++k) {
+    for (int64_t k = whole; k < d; ++k) {
         for (int r = 0; r < group_rows; ++r) {
             low[k] += int32_t{weights[r][0]} * rows[r][k];
             high[k] += int32_t{weights[r][1]} * rows[r][k];

@@ -13,6 +13,8 @@ float power_of_two_above(float x) {
     return std::bit_cast<float>((std::bit_cast<uint32_t>(x) & exponent) + one);
 }
 
+}  // namespace
+
 // Above what a lane would hold if its numbers were all as large as the largest of the row's first ones: about
 // six times as much as it does, were they normally distributed.
 float guess_base(const Half* x, int64_t d) {
@@ -23,8 +25,6 @@ float guess_base(const Half* x, int64_t d) {
     const float number = half_to_float(static_cast<Half>(largest));
     return power_of_two_above(number * number * static_cast<float>(d / square_lanes + 1));
 }
-
-}  // namespace
 
 void add_squares(const Half* x, int64_t d, float base, const void*, SquareLanes& lanes) {
     std::fill_n(lanes.sum, square_lanes, base);
@@ -37,12 +37,9 @@ void add_squares(const Half* x, int64_t d, float base, const void*, SquareLanes&
 
 // A base below a lane's sum may have been below a square; one far above it leaves too much to the rest.
 // Either way the sums themselves are known well enough to begin again with the right one.
-double sum_squares(const Half* x, int64_t d, const void* next, AddSquares add) {
+double finish_squares(const Half* x, int64_t d, float base, SquareLanes& lanes, AddSquares add) {
     constexpr double too_high = 256.0;
-    SquareLanes lanes;
-    float base = guess_base(x, d);
     for (bool first = true;; first = false) {
-        add(x, d, base, next, lanes);
         double total[square_lanes], largest[square_lanes];
         for (int l = 0; l < square_lanes; ++l)
             total[l] = largest[l] = (static_cast<double>(lanes.sum[l]) - base) + lanes.rest[l];
@@ -55,7 +52,15 @@ double sum_squares(const Half* x, int64_t d, const void* next, AddSquares add) {
         const bool fits = largest[0] <= base && base <= too_high * largest[0];
         if (fits || !first || !std::isfinite(total[0])) return total[0];
         base = power_of_two_above(static_cast<float>(largest[0]));
+        add(x, d, base, x, lanes);
     }
+}
+
+double sum_squares(const Half* x, int64_t d, const void* next, AddSquares add) {
+    SquareLanes lanes;
+    const float base = guess_base(x, d);
+    add(x, d, base, next, lanes);
+    return finish_squares(x, d, base, lanes, add);
 }
 
 }  // namespace learnalign

@@ -24,6 +24,13 @@ struct SquareLanes {
 // A path's loop: the squares of d halves from `base` on. May fetch half a row from `next` on.
 using AddSquares = void (*)(const Half* x, int64_t d, float base, const void* next, SquareLanes& lanes);
 
+// Where the lanes of d halves begin.
+float guess_base(const Half* x, int64_t d);
+
+// |x|^2 from what the loop made of `base`; it runs again where that was a bad guess. NaN or infinity if one
+// of the d halves is not finite.
+double finish_squares(const Half* x, int64_t d, float base, SquareLanes& lanes, AddSquares add);
+
 // |x|^2; NaN or infinity if one of the d halves is not finite.
 double sum_squares(const Half* x, int64_t d, const void* next, AddSquares add);
 

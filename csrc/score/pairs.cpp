@@ -125,7 +125,7 @@ void Pairs::similarities(const int64_t* queries, int64_t count, const int64_t* o
                 const void* a = usable(pair[0], scratch[0]);
                 const void* b = pair[1] == pair[0] ? a : usable(pair[1], scratch[1]);
                 double dots[2];
-                rows_are.math.dot_two(a, b, query.direction, d, 0, dots);
+                rows_are.math.dot_two(a, b, query.direction, d, {0, 0}, dots);
                 for (int w = 0; w < 2 && k + w < each; ++w) {
                     if (norm_[pair[w]].state != RowState::good) continue;
                     const double norms = norm_[own].norm * norm_[pair[w]].norm;

@@ -9,16 +9,6 @@
 namespace learnalign {
 namespace {
 
-inline double load(Half x) {
-    return half_to_float(x);
-}
-inline double load(float x) {
-    return x;
-}
-inline double load(double x) {
-    return x;
-}
-
 template <class T>
 double measure(const void* row, int64_t d, const void*) {
     const T* x = static_cast<const T*>(row);
@@ -43,7 +33,7 @@ double dot(const T* x, const double* other, int64_t d) {
 }
 
 template <class T>
-void dot_two(const void* a, const void* b, const Direction& direction, int64_t d, int64_t, double* out) {
+void dot_two(const void* a, const void* b, const Direction& direction, int64_t d, Ahead, double* out) {
     out[0] = dot(static_cast<const T*>(a), direction.values.data(), d);
     out[1] = b == a ? out[0] : dot(static_cast<const T*>(b), direction.values.data(), d);
 }
@@ -69,7 +59,7 @@ void add_rows_half(const void* const* rows, const double* weights, RowSum& sum, 
     for (int r = 0; r < group_rows; ++r) {
         const Half* x = static_cast<const Half*>(rows[r]);
         const double weight = weights[r] * half_sum_scale;
-        for (int64_t k = 0; k < d; ++k) total[moved_place(k, d)] += weight * load(x[k]);
+        for (int64_t k = 0; k < d; ++k) total[k] += weight * load(x[k]);
     }
 }
 
@@ -77,7 +67,7 @@ double measure_int8(const void* row, int64_t d, const void*) {
     return static_cast<double>(fixed_sum_squares(static_cast<const int8_t*>(row), d));
 }
 
-void dot_two_int8(const void* a, const void* b, const Direction& direction, int64_t d, int64_t, double* out) {
+void dot_two_int8(const void* a, const void* b, const Direction& direction, int64_t d, Ahead, double* out) {
     int64_t sums[digits];
     fixed_dot(static_cast<const int8_t*>(a), direction.fixed, d, sums);
     out[0] = out[1] = join_digits(sums, direction.fixed.unit);
@@ -99,7 +89,8 @@ constexpr RowMath int8_table = {measure_int8, dot_two_int8, add_rows_int8};
 
 }  // namespace
 
-RowSum::RowSum(Dtype dtype, int64_t d) : total(static_cast<size_t>(d)), dtype_(dtype) {
+RowSum::RowSum(Dtype dtype, int64_t d, Order order)
+    : total(static_cast<size_t>(d)), dtype_(dtype), order_(order) {
     if (dtype == Dtype::int8) fixed = FixedSum(d);
 }
 
@@ -112,7 +103,8 @@ std::vector<double> RowSum::take() {
     std::vector<double> taken = std::exchange(total, std::vector<double>(total.size()));
     if (dtype_ != Dtype::float16) return taken;
     std::vector<double> ordered(taken.size());
-    for (int64_t k = 0; k < d; ++k) ordered[k] = taken[moved_place(k, d)] / half_sum_scale;
+    for (int64_t k = 0; k < d; ++k)
+        ordered[k] = taken[order_ == Order::moved ? moved_place(k, d) : k] / half_sum_scale;
     return ordered;
 }
 
@@ -126,6 +118,7 @@ Direction::Direction(std::vector<double> from, Dtype dtype) : values(std::move(f
 
 const RowMath& row_math(Dtype dtype, Simd path) {
 #if defined(__x86_64__)
+    if (path == Simd::avx512) return row_math_avx512(dtype);
     if (path == Simd::avx2) return row_math_avx2(dtype);
 #else
     (void)path;
@@ -151,7 +144,7 @@ double cut_weight(double x, Dtype dtype) {
 
 void scale_to_half(const float* row, double factor, Half* out, int64_t d, Simd path) {
 #if defined(__x86_64__)
-    if (path == Simd::avx2) return scale_to_half_avx2(row, factor, out, d);
+    if (path != Simd::portable) return scale_to_half_avx2(row, factor, out, d);
 #else
     (void)path;
 #endif

@@ -18,11 +18,14 @@ namespace learnalign {
 
 constexpr int lanes = 16;
 
+// Whether a path adds up the numbers of half-precision rows where they stand or at their moved_place().
+enum class Order { kept, moved };
+
 // A sum of weighted rows of a format. Only take() says what it is: meanwhile int8 rows are summed as digits
-// of integers, half-precision ones times half_sum_scale and in the order of moved_place().
+// of integers, half-precision ones times half_sum_scale, on the AVX2 path in the order of moved_place().
 class RowSum {
   public:
-    RowSum(Dtype dtype, int64_t d);
+    RowSum(Dtype dtype, int64_t d, Order order);
 
     // The sum; the next row begins another one.
     std::vector<double> take();
@@ -32,6 +35,7 @@ class RowSum {
 
   private:
     const Dtype dtype_;
+    const Order order_;
 };
 
 // A vector that rows of a format are multiplied with, its largest entry below 1: float64, and for int8 rows
@@ -66,13 +70,17 @@ constexpr int64_t measured_quarters(Dtype dtype) {
 struct RowMath {
     // |row|^2. Fetches measured_quarters() of a row from `next` on.
     double (*measure)(const void* row, int64_t d, const void* next);
-    // (row . direction) for two rows at once; `b` may equal `a`. Fetches the pair `ahead` bytes behind.
-    void (*dot_two)(const void* a, const void* b, const Direction& direction, int64_t d, int64_t ahead,
+    // (row . direction) for two rows at once; `b` may equal `a`. Fetches a pair `ahead`.
+    void (*dot_two)(const void* a, const void* b, const Direction& direction, int64_t d, Ahead ahead,
                     double* out);
     // sum += weights[r] * rows[r] for group_rows rows, in this order. Fetches the other quarters of as many
     // rows from `next` on.
     void (*add_rows)(const void* const* rows, const double* weights, RowSum& sum, int64_t d,
                      const void* next);
+    Order order = Order::kept;
+    // dot_two() and both rows' |row|^2 in one go; nothing where that is no quicker.
+    void (*measure_and_dot_two)(const void* a, const void* b, const Direction& direction, int64_t d,
+                                Ahead ahead, double* squares, double* out) = nullptr;
 };
 
 // What weights and directions of a format are cut to, see above.
@@ -82,6 +90,16 @@ const RowMath& row_math(Dtype dtype, Simd path);
 
 // out = half(float(row * factor)), the product in float64.
 void scale_to_half(const float* row, double factor, Half* out, int64_t d, Simd path);
+
+inline double load(Half x) {
+    return half_to_float(x);
+}
+inline double load(float x) {
+    return x;
+}
+inline double load(double x) {
+    return x;
+}
 
 // Adds the lanes pairwise. Shared by the paths, so that they agree.
 inline double add_lanes(double* lane) {
@@ -94,5 +112,8 @@ inline double add_lanes(double* lane) {
 // The same with AVX2 (rowmath_avx2.cpp); call them only where the machine has avx2, fma and f16c.
 const RowMath& row_math_avx2(Dtype dtype);
 void scale_to_half_avx2(const float* row, double factor, Half* out, int64_t d);
+
+// With AVX-512 (rowmath_avx512.cpp); call it only where simd_path() may give that path.
+const RowMath& row_math_avx512(Dtype dtype);
 
 }  // namespace learnalign

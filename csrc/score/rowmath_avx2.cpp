@@ -20,16 +20,6 @@ LEARNALIGN_AVX2 inline __m256d load4(const double* x) {
     return _mm256_loadu_pd(x);
 }
 
-inline double load(Half x) {
-    return half_to_float(x);
-}
-inline double load(float x) {
-    return x;
-}
-inline double load(double x) {
-    return x;
-}
-
 struct Lanes {
     __m256d a, b, c, d;
 };
@@ -90,16 +80,20 @@ LEARNALIGN_AVX2 double measure(const void* row, int64_t d, const void* next) {
 }
 
 template <class T>
-LEARNALIGN_AVX2 void dot_two(const void* a, const void* b, const Direction& direction, int64_t d,
-                             int64_t ahead, double* out) {
+LEARNALIGN_AVX2 void dot_two(const void* a, const void* b, const Direction& direction, int64_t d, Ahead ahead,
+                             double* out) {
     const T *x = static_cast<const T*>(a), *y = static_cast<const T*>(b);
+    constexpr int64_t a_line = 64 / sizeof(T);
     const double* m = direction.values.data();
     const __m256d zero = _mm256_setzero_pd();
     Lanes sum_x = {zero, zero, zero, zero}, sum_y = sum_x;
     int64_t k = 0;
     for (; k + lanes <= d; k += lanes) {
-        fetch(reinterpret_cast<const char*>(x + k) + ahead);
-        fetch(reinterpret_cast<const char*>(y + k) + ahead);
+        for (int64_t line = k / a_line; line < (k + lanes) / a_line; ++line) {
+            if (!ahead.is_due(line)) continue;
+            fetch(reinterpret_cast<const char*>(x) + ahead.at(line));
+            fetch(reinterpret_cast<const char*>(y) + ahead.at(line));
+        }
         const Lanes ms = load_lanes(m + k), xs = load_lanes(x + k), ys = load_lanes(y + k);
         add_products<false>(xs, ms, sum_x);
         add_products<false>(ys, ms, sum_y);
@@ -225,16 +219,16 @@ LEARNALIGN_AVX2 inline double add_moved(const Pair& even, const Pair& odd, const
 }
 
 LEARNALIGN_AVX2 void dot_two_half(const void* a, const void* b, const Direction& direction, int64_t d,
-                                  int64_t ahead, double* out) {
+                                  Ahead ahead, double* out) {
     const Half *x = static_cast<const Half*>(a), *y = static_cast<const Half*>(b);
     const double *m = direction.moved.data(), *values = direction.values.data();
     const __m256d zero = _mm256_setzero_pd();
     Pair even_x = {zero, zero}, odd_x = even_x, even_y = even_x, odd_y = even_x;
     int64_t k = 0;
     for (; k + lanes <= d; k += lanes) {
-        if (k % 32 == 0) {
-            fetch(reinterpret_cast<const char*>(x + k) + ahead);
-            fetch(reinterpret_cast<const char*>(y + k) + ahead);
+        if (k % 32 == 0 && ahead.is_due(k / 32)) {
+            fetch(reinterpret_cast<const char*>(x) + ahead.at(k / 32));
+            fetch(reinterpret_cast<const char*>(y) + ahead.at(k / 32));
         }
         const Pair even = load_pair(m + k), odd = load_pair(m + k + 8);
         add_products(moved<Taken::even>(x + k), even, even_x);
@@ -285,7 +279,7 @@ double measure_int8(const void* row, int64_t d, const void* next) {
     return static_cast<double>(fixed_sum_squares_avx2(static_cast<const int8_t*>(row), d, next));
 }
 
-void dot_two_int8(const void* a, const void* b, const Direction& direction, int64_t d, int64_t ahead,
+void dot_two_int8(const void* a, const void* b, const Direction& direction, int64_t d, Ahead ahead,
                   double* out) {
     int64_t sums_a[digits], sums_b[digits];
     fixed_dot_two_avx2(static_cast<const int8_t*>(a), static_cast<const int8_t*>(b), direction.fixed, d,
@@ -304,7 +298,7 @@ void add_rows_int8(const void* const* rows, const double* weights, RowSum& sum, 
     fixed_add_avx2(row, weight, sum.fixed, d, next);
 }
 
-constexpr RowMath half_table = {measure_half, dot_two_half, add_rows_half};
+constexpr RowMath half_table = {measure_half, dot_two_half, add_rows_half, Order::moved};
 constexpr RowMath int8_table = {measure_int8, dot_two_int8, add_rows_int8};
 
 }  // namespace

@@ -188,7 +188,10 @@ class DotPass {
 
     void run() {
         std::atomic<bool> stop{false};
-        parallel_blocks(job_.blocks(), job_.threads, job_.poll, stop, [&](int64_t block) { dots_of(block); });
+        const bool in_one_go =
+            !measured_ && mean_.norm != 0.0 && job_.format.math.measure_and_dot_two != nullptr;
+        parallel_blocks(job_.blocks(), job_.threads, job_.poll, stop,
+                        [&](int64_t block) { in_one_go ? measures_and_dots_of(block) : dots_of(block); });
     }
 
   private:
@@ -202,11 +205,12 @@ class DotPass {
         double norms[2];
         const void* row[2];
         int waiting = 0;
+        const int64_t quarters = measured_ ? 4 : 4 - measured_quarters(job_.format.dtype);
+        const Ahead ahead = {rows_ahead * job_.row_bytes() + job_.row_bytes() * (4 - quarters) / 4, quarters};
         const auto flush = [&] {
             double dots[2];
             if (waiting > 0) {
-                job_.format.math.dot_two(row[0], row[waiting - 1], *mean_.direction, d,
-                                         rows_ahead * job_.row_bytes(), dots);
+                job_.format.math.dot_two(row[0], row[waiting - 1], *mean_.direction, d, ahead, dots);
             }
             for (int w = 0; w < waiting; ++w) write(number[w], dots[w] / norms[w]);
             waiting = 0;
@@ -224,9 +228,27 @@ class DotPass {
         flush();
     }
 
+    void measures_and_dots_of(int64_t block) {
+        RowCursor cursor(job_.source);
+        const Ahead ahead = {rows_ahead * job_.row_bytes(), 4};
+        for (int64_t i = block * block_rows; i < job_.end_of(block); i += 2) {
+            const int64_t last = std::min(i + 1, job_.end_of(block) - 1);
+            const void *a = cursor.at(i), *b = cursor.at(last);
+            double squares[2], dots[2];
+            job_.format.math.measure_and_dot_two(a, b, *mean_.direction, job_.source.dimension, ahead,
+                                                 squares, dots);
+            for (int64_t row = i; row <= last; ++row) {
+                const RowNorm norm = norm_of(squares[row - i]);
+                job_.bad.look_at(row, norm.state);
+                result_.score[row] = result_.alignment[row] = 0.0;
+                if (norm.state == RowState::good) write(row, dots[row - i] / norm.norm);
+            }
+        }
+    }
+
     RowNorm measured(int64_t i, const void* row, std::vector<double>& rescaled) {
-        const auto* next_pair = static_cast<const uint8_t*>(row) + 2 * job_.row_bytes();
-        const RowNorm norm = measure(row, job_.format, rescaled, next_pair);
+        const auto* fetched = static_cast<const uint8_t*>(row) + rows_ahead * job_.row_bytes();
+        const RowNorm norm = measure(row, job_.format, rescaled, fetched);
         job_.bad.look_at(i, norm.state);
         return norm;
     }

@@ -9,6 +9,11 @@
 
 namespace learnalign {
 
+RowNorm norm_of(double squares) {
+    if (!std::isfinite(squares)) return {0.0, 0, RowState::not_finite};
+    return {std::sqrt(squares), 0, squares > 0.0 ? RowState::good : RowState::zero};
+}
+
 RowNorm measure(const void* row, const RowFormat& format, std::vector<double>& rescaled, const void* next) {
     const int64_t d = format.dimension;
     double squares = format.math.measure(row, d, next);
@@ -26,11 +31,13 @@ RowNorm measure(const void* row, const RowFormat& format, std::vector<double>& r
         for (int64_t k = 0; k < d; ++k) rescaled[k] = std::ldexp(x[k], exponent);
         squares = format.math.measure(rescaled.data(), d, next);
     }
-    if (!std::isfinite(squares)) return {0.0, 0, RowState::not_finite};
-    return {std::sqrt(squares), exponent, squares > 0.0 ? RowState::good : RowState::zero};
+    RowNorm norm = norm_of(squares);
+    norm.exponent = exponent;
+    return norm;
 }
 
-BlockSum::BlockSum(const RowFormat& format) : format_(format), sum_(format.dtype, format.dimension) {}
+BlockSum::BlockSum(const RowFormat& format)
+    : format_(format), sum_(format.dtype, format.dimension, format.math.order) {}
 
 RowNorm BlockSum::add(const void* row, double learnability) {
     const size_t bytes = format_.row_bytes();

@@ -33,6 +33,9 @@ struct RowFormat {
     size_t row_bytes() const { return static_cast<size_t>(dimension) * item_bytes(dtype); }
 };
 
+// Of a row with this sum of squares.
+RowNorm norm_of(double squares);
+
 // Leaves the row in `rescaled` if its exponent is not 0. Fetches as much from `next` on as
 // RowMath::measure().
 RowNorm measure(const void* row, const RowFormat& format, std::vector<double>& rescaled, const void* next);

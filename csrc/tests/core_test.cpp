@@ -309,7 +309,7 @@ void test_fold() {
     };
     const std::vector<float> expected = fold(1, Simd::portable);
     require(fold(4, Simd::portable) == expected, "a fold does not depend on the number of threads");
-    if (simd_path() == Simd::avx2)
+    if (simd_path() != Simd::portable)
         require(fold(4, Simd::avx2) == expected, "a fold does not depend on the path");
 }
 

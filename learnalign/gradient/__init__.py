@@ -5,21 +5,25 @@
     layers     which weight matrices are sketched, under which keys, and what is left out
     hooks       what takes a layer's inputs and output gradients to the fold while a batch runs
     probe      a tiny forward pass that finds out what a model honors
+    gap        recorded log-probabilities against the policy's own
     sketcher   `Sketcher`, which puts them together
 
 This package does not load models, sample responses, or write files.
 """
 
 from learnalign.gradient.batching import Costs, batches
+from learnalign.gradient.gap import Gap
 from learnalign.gradient.groups import Group, Weighted, advantages, weighted
 from learnalign.gradient.layers import Coverage, is_linear, layer_keys
-from learnalign.gradient.sketcher import FOLD_VERSION, Sketcher
+from learnalign.gradient.sketcher import FOLD_VERSION, Sketched, Sketcher
 
 __all__ = [
     "FOLD_VERSION",
     "Costs",
     "Coverage",
+    "Gap",
     "Group",
+    "Sketched",
     "Sketcher",
     "Weighted",
     "advantages",

@@ -1,9 +1,10 @@
 """What a model must honor, found by changing tokens and looking whose logits move.
 
 Causality: a token changes nothing before it. Rows: one changes nothing in another. Branches of a tree: with a 4-D
-mask and restarted positions, each gives what it gives alone, and one does not move another at all. A model that
-carries a state along a row (convolutions, linear attention) is found by the last, and so is, at the length that is
-really used, one with a window that its configuration does not name in any known way. Nothing here uses gradients.
+mask and restarted positions, each gives what it gives alone, one has no gradient at another's tokens, and does not
+move with them. A model that carries a state along a row (convolutions, linear attention) is found by the gradient, in
+every precision, and by what it does at the length that is really used one with a window that its configuration does
+not name in any known way.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ HALF_MOVED = 0.05
 PADDED = {torch.float64: 1e-5, torch.float32: 1e-3}
 """The same of a row beside shorter ones: other shapes, other roundings; in half precision experts may change over."""
 HALF_PADDED = 0.3
-PUT = 3e-6
-"""The same for branches, in every dtype: a hybrid with small weights moves by .005."""
+PUT = {torch.float64: 1e-12, torch.float32: 3e-7}
+"""The same for branches; exactly nothing in half precision, where a hybrid with small weights moves by .005."""
+ROUNDINGS = 4.0
+"""Experts round otherwise with every other token that they are given: up to so many times what separate rows do."""
 TREE = {torch.float64: 1e-6, torch.float32: 1e-4}
 """Relative error of a tree's logits against those of separate rows that is rounding."""
 HALF_TREE = 0.2
@@ -55,21 +58,25 @@ def other(token: int, vocabulary: int) -> int:
 
 
 @torch.no_grad()
-def check_row(model: Any, part: Weighted) -> None:
-    """Raise `PolicyError` where a row without padding is not causal, or is another one beside shorter rows.
+def check_rows(model: Any, parts: Sequence[Weighted]) -> bool:
+    """Whether a token of one prompt moves another prompt's logits in the same batch.
 
-    The last response is the longest. Some models are causal by the mask that padding brings and only by that.
+    Raises `PolicyError` where a row is not causal, with padding or without (some models are causal by the mask that
+    padding brings and only by that), or where shorter rows beside it change it. The last row is the longest.
     """
-    lone = part.part(slice(len(part.responses) - 1, None))
-    alone, beside = _logits(model, [lone]), _logits(model, [part])
-    change, where = _changed(model, [lone])
+    lone, batch = parts[-1].part(slice(len(parts[-1].responses) - 1, None)), pack(parts, 1)
+    alone, change, where = _changed(model, [lone])
     _check_causal(model, change[:where], change[where])
-    difference = float((alone - beside[-len(alone) :]).double().norm() / alone.double().norm())
-    if difference > PADDED.get(model_dtype(model), HALF_PADDED):
-        raise PolicyError(
-            f"{type(model).__name__} makes something else of a row beside shorter ones ({difference:.2g} of its "
-            "logits): padding must change nothing"
-        )
+    beside, change, where = _changed(model, parts)
+    if _differ(model, alone, beside):  # perhaps by the other prompt, which can be kept out
+        own = parts[-1:]
+        by = _differ(model, alone, _logits(model, pack(own, 1, beside.device)))
+        if by:
+            raise PolicyError(
+                f"{type(model).__name__} makes something else of a row beside shorter ones ({by:.2g} of its "
+                "logits): padding must change nothing"
+            )
+    return _others_moved(model, batch, change, where)
 
 
 @torch.no_grad()
@@ -78,8 +85,11 @@ def mixes_rows(model: Any, parts: Sequence[Weighted]) -> bool:
 
     Raises `PolicyError` where it moves those before it in its own row.
     """
-    change, where = _changed(model, parts)
-    batch = pack(parts, 1)
+    _, change, where = _changed(model, parts)
+    return _others_moved(model, pack(parts, 1), change, where)
+
+
+def _others_moved(model: Any, batch: Batch, change: Tensor, where: int) -> bool:
     length = batch.input_ids.shape[1]
     first = where // length * length
     _check_causal(model, change[first:where], change[where])
@@ -87,23 +97,27 @@ def mixes_rows(model: Any, parts: Sequence[Weighted]) -> bool:
     return bool((others > _rounding(model) * change[where]).any())
 
 
-def _logits(model: Any, parts: Sequence[Weighted], ids: Tensor | None = None) -> Tensor:
+def _differ(model: Any, alone: Tensor, beside: Tensor) -> float:
+    """Relative difference of a row's logits to the last row of a batch; 0 where it is rounding."""
+    difference = float((alone - beside[-len(alone) :]).double().norm() / alone.double().norm())
+    return difference if difference > PADDED.get(model_dtype(model), HALF_PADDED) else 0.0
+
+
+def _logits(model: Any, batch: Batch) -> Tensor:
     """Logits at every position of the batch, [rows * length, vocabulary]."""
-    batch = pack(parts, 1, model.get_input_embeddings().weight.device)
     everywhere = torch.arange(batch.input_ids.numel(), device=batch.input_ids.device)
-    return response_logits(
-        model, replace(batch, input_ids=batch.input_ids if ids is None else ids, predictors=everywhere)
-    )
+    return response_logits(model, replace(batch, predictors=everywhere))
 
 
-def _changed(model: Any, parts: Sequence[Weighted]) -> tuple[Tensor, int]:
-    """How far every position's logits move with the last token of the last row's prompt, and its flat position."""
+def _changed(model: Any, parts: Sequence[Weighted]) -> tuple[Tensor, Tensor, int]:
+    """Logits at every position, how far each moves with the last token of the last row's prompt, and where that is."""
     weight = model.get_input_embeddings().weight
     batch = pack(parts, 1, weight.device)
     where = int(batch.predictors[-len(parts[-1].responses[-1])])
     ids = batch.input_ids.clone()
     ids.view(-1)[where] = other(int(ids.view(-1)[where]), weight.shape[0])
-    return (_logits(model, parts) - _logits(model, parts, ids)).double().norm(dim=1), where
+    logits = _logits(model, batch)
+    return logits, (logits - _logits(model, replace(batch, input_ids=ids))).double().norm(dim=1), where
 
 
 def _check_causal(model: Any, before: Tensor, own: Tensor) -> None:
@@ -169,35 +183,45 @@ def _widened(model: Any) -> Any:
 def _broken(model: Any, prompt: int) -> str:
     group = sample(model, prompt)
     device = model.get_input_embeddings().weight.device
-    tree = pack([group], 2, device)
-    truth = response_logits(model, pack([group], 1, device))
-    found = response_logits(model, tree)
+    rows, tree = pack([group], 1, device), pack([group], 2, device)
+    truth, found = response_logits(model, rows), response_logits(model, tree)
     allowed = TREE.get(model_dtype(model), 0.0) * truth.norm()
     if model_dtype(model) not in TREE:
         ignored = replace(tree, attention_mask=torch.ones_like(tree.input_ids), position_ids=None)
         allowed = HALF_TREE * (response_logits(model, ignored) - truth).norm()
     if (found - truth).norm() > allowed:  # not so where they are not finite
         return f"{type(model).__name__} does not honor a 4-D attention mask with position_ids" + _at(group)
-    moved = _moved(found, response_logits(model, _other_branch(model, tree, group)), _first_branch(group, device))
-    if moved > PUT:
-        return f"{type(model).__name__} lets one branch of a tree move another (by {moved:.2g})" + _at(group)
+    first = torch.arange(len(truth), device=device) < len(group.responses[0])
+    branch = torch.arange(tree.input_ids.shape[1], device=device) >= len(group.prompt) + len(group.responses[0]) - 1
+    if not _at(group) and _reached(model, tree, first, branch):
+        return f"{type(model).__name__} lets one branch of a tree reach another"
+    moved = _moved(found, response_logits(model, _other_tokens(model, tree, branch)), first)
+    if moved > PUT.get(model_dtype(model), 0.0):
+        row = torch.arange(rows.input_ids.shape[1], device=device) >= len(group.prompt)
+        beside = _moved(truth, response_logits(model, _other_tokens(model, rows, row)), first)
+        if moved > ROUNDINGS * beside:
+            return f"{type(model).__name__} lets one branch of a tree move another (by {moved:.2g})" + _at(group)
     return ""
+
+
+@torch.enable_grad()
+def _reached(model: Any, tree: Batch, first: Tensor, branch: Tensor) -> bool:
+    """Whether logits `first` [N] have any gradient at the embedded tokens `branch` [length] of another branch."""
+    embedded: list[Tensor] = []
+    logits = response_logits(model, tree, embedded)[first].flatten()
+    mixed = (logits * torch.arange(len(logits), device=logits.device).cos().to(logits.dtype)).sum()
+    (gradient,) = torch.autograd.grad(mixed, embedded[:1], allow_unused=True)
+    return gradient is not None and bool((gradient[:, branch] != 0).any())
 
 
 def _at(group: Weighted) -> str:
     return f" at {len(group.prompt) + len(group.responses[0])} tokens" if len(group.prompt) > 3 else ""
 
 
-def _other_branch(model: Any, tree: Batch, group: Weighted) -> Batch:
-    """The same tree with other tokens in its second branch."""
-    start = len(group.prompt) + len(group.responses[0]) - 1
+def _other_tokens(model: Any, batch: Batch, where: Tensor) -> Batch:
+    """The same batch with other tokens at the positions `where` [length] of its last row."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    ids = tree.input_ids.clone()
-    for at in range(start, ids.shape[1]):
-        ids[0, at] = other(int(ids[0, at]), vocabulary)
-    return replace(tree, input_ids=ids)
-
-
-def _first_branch(group: Weighted, device: Any) -> Tensor:
-    count = sum(map(len, group.responses))
-    return torch.arange(count, device=device) < len(group.responses[0])
+    ids = batch.input_ids.clone()
+    for at in where.nonzero().flatten().tolist():
+        ids[-1, at] = other(int(ids[-1, at]), vocabulary)
+    return replace(batch, input_ids=ids)

@@ -41,18 +41,33 @@ def run(
     module: Any, names: tuple[str, str], hidden: Tensor, chosen: Tensor, weights: Tensor, offsets: list[int], hook: Hook
 ) -> Tensor:
     """What the experts make of hidden states [T, H]; chosen, weights: [T, k]. offsets: where prompts begin in T."""
-    bounds = torch.tensor(offsets, device=hidden.device)
     result = torch.zeros_like(hidden)
     stacks = {name: getattr(module, name) for name in names}  # once: adapters make them anew at every look
-    for e in range(len(stacks[names[0]])):
-        tokens, slots = torch.where(chosen == e)  # by rising token
-        if not len(tokens):
+    every_token, every_slot, bounds = by_expert(chosen, len(stacks[names[0]]), offsets)
+    for e, own in enumerate(bounds):
+        first, last = own[0], own[-1]
+        if first == last:
             continue
-        own = torch.searchsorted(tokens, bounds).tolist()
+        tokens, slots, own = every_token[first:last], every_slot[first:last], [bound - first for bound in own]
         up = _apply(module, names[0], stacks, e, hidden[tokens], own, hook)
         down = _apply(module, names[1], stacks, e, _activated(module, names[0], up), own, hook)
         result = result.index_add(0, tokens, (down * weights[tokens, slots, None]).to(result.dtype))
     return result
+
+
+def by_expert(chosen: Tensor, experts: int, offsets: list[int]) -> tuple[Tensor, Tensor, list[list[int]]]:
+    """Token and slot of every choice in chosen [T, k], expert after expert, each by rising token; and bounds.
+
+    bounds: for every expert, where the tokens of each prompt begin and end among them. Choices of no expert
+    (below 0, or above the last) lie outside of all bounds. The device is waited for once.
+    """
+    count, slots = chosen.shape
+    expert, order = chosen.flatten().long().sort(stable=True)
+    tokens = order // slots
+    starts = torch.tensor(offsets, device=chosen.device)
+    edges = torch.arange(experts, device=chosen.device)[:, None] * count + starts
+    bounds: list[list[int]] = torch.searchsorted(expert * count + tokens, edges).tolist()
+    return tokens, order % slots, bounds
 
 
 def _apply(

@@ -22,6 +22,7 @@ import numpy as np
 
 from learnalign.config import ResponsesUsed, Weighting
 from learnalign.errors import ArrayError
+from learnalign.gradient.gap import Told
 
 ADVANTAGE_EPSILON = 1e-4
 
@@ -35,6 +36,8 @@ class Group:
     rewards: Sequence[float]
     token_weights: Sequence[Sequence[float]] | None = None
     """One weight of at least 0 for every response token, such as a mask of tool output; None weighs all by 1."""
+    log_probabilities: Sequence[Sequence[float]] | None = None
+    """One for every response token, recorded when it was sampled; NaN, or None for all, where not known."""
 
     @property
     def tokens(self) -> int:
@@ -52,6 +55,8 @@ class Weighted:
     """A_g m_gt / n_g of every token."""
     kl_weights: Sequence[np.ndarray]
     """beta m_gt / n_g of every token."""
+    told: Sequence[Told] = ()
+    """Recorded log-probabilities, and room for the policy's own; empty where none were recorded."""
 
     def of(self, wanted: Callable[[int], bool]) -> Weighted:
         """Responses whose length with the prompt is wanted."""
@@ -61,12 +66,17 @@ class Weighted:
             [self.responses[i] for i in kept],
             [self.coefficients[i] for i in kept],
             [self.kl_weights[i] for i in kept],
+            [self.told[i] for i in kept] if self.told else (),
         )
 
     def part(self, responses: slice) -> Weighted:
         """Some of the responses."""
         return Weighted(
-            self.prompt, self.responses[responses], self.coefficients[responses], self.kl_weights[responses]
+            self.prompt,
+            self.responses[responses],
+            self.coefficients[responses],
+            self.kl_weights[responses],
+            self.told[responses],
         )
 
 
@@ -100,9 +110,10 @@ def weighted(
     if responses_used == "one_correct":
         best = np.arange(len(a)) == np.argmax(group.rewards)
         a, pulled = np.where(best, a, 0.0), pulled & best
-    kept, coefficients, kl_weights = [], [], []
+    kept, coefficients, kl_weights, told = [], [], [], []
     whole = sum(float(w.sum()) for w in weights)
-    for response, weight, advantage, pull in zip(group.responses, weights, a, pulled, strict=True):
+    recorded = _recorded(group)
+    for response, weight, advantage, pull, logs in zip(group.responses, weights, a, pulled, recorded, strict=True):
         own = float(weight.sum())
         if own == 0 or (advantage == 0 and not pull):
             continue
@@ -110,7 +121,22 @@ def weighted(
         kept.append(response)
         coefficients.append(advantage * weight / divisor)
         kl_weights.append(kl_beta * weight / divisor)
-    return Weighted(group.prompt, kept, coefficients, kl_weights)
+        if logs is not None:
+            told.append(Told(logs, np.full(len(response), np.nan)))
+    return Weighted(group.prompt, kept, coefficients, kl_weights, told)
+
+
+def _recorded(group: Group) -> list[np.ndarray] | list[None]:
+    """Log-probabilities of every response, float64, checked."""
+    if group.log_probabilities is None:
+        return [None] * len(group.responses)
+    logs = [np.asarray(one, dtype=np.float64) for one in group.log_probabilities]
+    if [len(one) for one in logs] != [len(response) for response in group.responses]:
+        raise ArrayError(
+            f"log_probabilities must have one number a response token, {[len(r) for r in group.responses]}, "
+            f"found {[len(one) for one in logs]}"
+        )
+    return logs
 
 
 def _token_weights(group: Group) -> list[np.ndarray]:

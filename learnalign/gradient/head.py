@@ -20,7 +20,9 @@ from learnalign.gradient.layers import head_of
 from learnalign.kernels.logprob import LogitShape, log_probabilities
 
 HEAD_BYTES = 1 << 30
-"""Bound on the logits, and deltas, that exist at once."""
+GPU_HEAD_BYTES = 4 << 30
+GPU_SHARE = 16
+"""Bounds on the logits, and deltas, that exist at once; on a GPU at most one part in so many of its memory."""
 SMALL, LARGE = 1e-6, 1e6
 """Where a soft cap is still linear, to float64's last digits, and where it has saturated."""
 SHAPE_TOLERANCE = 1e-6
@@ -47,9 +49,16 @@ class VocabularyHead:
             return whole_log_probabilities(self.model, batch, self.temperature)
         hidden = hidden_states(self.model, batch)
         found: Tensor = log_probabilities(
-            hidden, self.module.weight, batch.targets, memory_bytes=HEAD_BYTES, shape=self.shape
+            hidden, self.module.weight, batch.targets, memory_bytes=head_bytes(hidden.device), shape=self.shape
         )
         return found
+
+
+def head_bytes(device: torch.device) -> int:
+    """What logits and deltas may take on a device: of its whole memory, so that blocks are the same every time."""
+    if device.type != "cuda":
+        return HEAD_BYTES
+    return min(GPU_HEAD_BYTES, torch.cuda.get_device_properties(device).total_memory // GPU_SHARE)
 
 
 def find_head(model: Any, probe: Batch, temperature: float, whole: str = "") -> VocabularyHead:

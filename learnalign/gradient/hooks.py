@@ -30,6 +30,7 @@ from learnalign.gradient.layers import Layer, matrix_name
 from learnalign.gradient.lent import in_place_of
 from learnalign.gradient.products import Products
 from learnalign.kernels.fold import fold_matrices, fold_segments
+from learnalign.kernels.precision import plain_float32
 from learnalign.kernels.signs import signs
 
 Fold = Callable[[Tensor, Tensor], None]
@@ -169,7 +170,10 @@ class Hooks:
     def keep(self, matrix: str, x: Tensor) -> Tensor:
         """What of a layer's inputs [T, n] is kept for the backward pass: all, or their projection [T, k]."""
         narrow = self.rank is not None and self.rank < x.shape[1]
-        return x @ self.projection(matrix, "in", x.shape[1], x) if narrow else x
+        if not narrow:
+            return x
+        with plain_float32():
+            return x @ self.projection(matrix, "in", x.shape[1], x)
 
     def key(self, matrix: str) -> int:
         """The matrix's key; of a slice of a weight, which is met as it is used, from its name as well."""
@@ -192,11 +196,10 @@ class Hooks:
         rows = delta.shape[1]
         if self.rank is not None:
             if self.rank < rows:
-                delta = delta @ self.projection(matrix, "out", rows, delta)
+                with plain_float32():
+                    delta = delta @ self.projection(matrix, "out", rows, delta)
             scale *= _correction(self.rank) ** sum(width > self.rank for width in (rows, columns))
-        if scale != 1.0:
-            delta = delta.to(phi.dtype) * scale
-        fold_segments(phi, delta, kept, offsets, layer=self.key(matrix), seed=self.seed)
+        fold_segments(phi, delta, kept, offsets, layer=self.key(matrix), seed=self.seed, scale=scale)
 
     def fold_matrix(self, phi: Tensor, matrix: str, gradient: Tensor, scale: float = 1.0) -> None:
         """Add the fold of one weight's gradient [m, n] to phi [1, d]."""

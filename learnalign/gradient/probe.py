@@ -15,7 +15,7 @@ from typing import Any
 
 from learnalign.errors import LearnAlignError, PolicyError
 from learnalign.gradient.batching import Costs, pack
-from learnalign.gradient.checks import broken_tree, check_row, mixes_rows, sample, static_obstacle
+from learnalign.gradient.checks import broken_tree, check_rows, mixes_rows, sample, static_obstacle
 from learnalign.gradient.forward import model_dtype
 from learnalign.gradient.groups import Weighted
 from learnalign.gradient.hooks import Hooks
@@ -46,8 +46,8 @@ def examine(model: Any, hooks: Hooks, space: str, share: bool, reference: Any = 
     """Probe the model on small samples. Raises `PolicyError` where it cannot be sketched."""
     parts = [sample(model), sample(model, 4, 2, 5, shift=3)]
     try:
-        check_row(model, parts[-1])
-        layers, alone, shares = _measured(model, hooks, space, parts)
+        mixed = check_rows(model, parts)
+        layers, alone, shares = _measured(model, hooks, space, parts, mixed)
         _check_rows(model, parts, alone)
     except LearnAlignError:
         raise
@@ -62,12 +62,15 @@ def examine(model: Any, hooks: Hooks, space: str, share: bool, reference: Any = 
 
 
 def _measured(
-    model: Any, hooks: Hooks, space: str, parts: Sequence[Weighted]
+    model: Any, hooks: Hooks, space: str, parts: Sequence[Weighted], mixed: bool
 ) -> tuple[list[Layer], bool, dict[str, float]]:
-    """Layers that give autograd's gradient, whether prompts must run one by one for it, and shares."""
+    """Layers that give autograd's gradient, whether prompts must run one by one for it, and shares.
+
+    mixed: whether prompts in one batch move each other.
+    """
     weights = spaced(model, space)
     layers = [replace(layer, clone=True) for layer in hooks.layers]
-    together = None if mixes_rows(model, parts) else _tried(model, hooks, layers, weights, parts)
+    together = None if mixed else _tried(model, hooks, layers, weights, parts)
     if together is not None and together.share(together.wrong) < SMALL_SHARE:
         trial, alone = together, False
     else:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,8 +31,9 @@ from learnalign.errors import PolicyError
 from learnalign.gradient.batching import Batch, batches, pack
 from learnalign.gradient.checks import sample
 from learnalign.gradient.forward import hidden_states, model_dtype, recomputing
+from learnalign.gradient.gap import Gap, gap, write_own
 from learnalign.gradient.groups import Group, Weighted, weighted
-from learnalign.gradient.head import HEAD_BYTES, VocabularyHead, find_head, whole_log_probabilities
+from learnalign.gradient.head import VocabularyHead, find_head, head_bytes, whole_log_probabilities
 from learnalign.gradient.hooks import Hooks, StrayTokens, Target
 from learnalign.gradient.layers import Coverage, coverage, find_layers, head_of, is_linear, keys_of
 from learnalign.gradient.lent import lent, unwrapped
@@ -42,6 +43,15 @@ from learnalign.kernels.logprob import KLTerm, head_pass
 FOLD_VERSION = 3
 """Changes when signs, buckets or what is folded change: sketches of two versions must not meet in one store."""
 DEFAULT = SketchConfig()
+
+
+class Sketched(NamedTuple):
+    """What one call found out about its groups."""
+
+    phi: np.ndarray
+    """[M, d] sketches."""
+    gaps: list[Gap]
+    """[M] how far recorded log-probabilities are from the policy's own, over the responses that have a gradient."""
 
 
 class Sketcher:
@@ -137,6 +147,10 @@ class Sketcher:
         batch is halved again and again; raises `PolicyError` where a single response does not fit, and `ArrayError`
         for a malformed group.
         """
+        return self.measure(groups).phi
+
+    def measure(self, groups: Sequence[Group]) -> Sketched:
+        """Like `sketch`, with what the same forward pass says of the groups' recorded log-probabilities."""
         wide = torch.float64 if model_dtype(self.model) == torch.float64 else torch.float32
         phi = torch.zeros(len(groups), self.config.dimension, dtype=wide)
         parts = [self._weighted(group) for group in groups]
@@ -145,7 +159,7 @@ class Sketcher:
         if there:
             with self._lent(None if self.reference is None else self.reference.model):
                 phi[there] = self._within_memory([parts[row] for row in there], wide)
-        return phi.numpy()
+        return Sketched(phi.numpy(), [gap(part.told) for part in parts])
 
     def _check_length(self, parts: Sequence[Weighted]) -> None:
         """Raise `PolicyError` for a row whose positions would depend on the rows that were run before it."""
@@ -230,13 +244,17 @@ class Sketcher:
                 stack.enter_context(recomputing(self.model))
             stack.enter_context(self.hooks.on(target, head=self.head.shape is None))
             if self.head.shape is None:
-                self._backward_from_logits(batch, target, wide)
+                log_probabilities = self._backward_from_logits(batch, target, wide)
             else:
-                self._backward_from_hidden(batch, target)
+                log_probabilities = self._backward_from_hidden(batch, target)
+        if any(part.told for part in parts):
+            own = log_probabilities.cpu().numpy()
+            for part, first in zip(parts, batch.target_offsets, strict=False):
+                write_own(part.told, own[first:])
         return phi.cpu()
 
-    def _backward_from_hidden(self, batch: Batch, target: Target) -> None:
-        """The head in blocks, outside of autograd; then back through the model from its inputs."""
+    def _backward_from_hidden(self, batch: Batch, target: Target) -> Tensor:
+        """The head in blocks, outside of autograd; then back through the model from its inputs. Returns log pi."""
         hidden = hidden_states(self.model, batch)
         assert self.head.shape is not None
         found = head_pass(
@@ -244,17 +262,20 @@ class Sketcher:
             self.head.module.weight,
             batch.targets,
             batch.coefficients,
-            memory_bytes=HEAD_BYTES,
+            memory_bytes=head_bytes(hidden.device),
             shape=self.head.shape,
             kl=self._kl_term(batch),
             consume=partial(self.hooks.fold_head, target, hidden.detach()),
+            borders=batch.target_offsets,
         )
         scale = headroom(found.hidden_gradient, hidden.dtype)
         target.scale = 1.0 / scale
         torch.autograd.backward(hidden, (found.hidden_gradient * scale).to(hidden.dtype))
+        own: Tensor = found.log_probabilities
+        return own
 
-    def _backward_from_logits(self, batch: Batch, target: Target, wide: torch.dtype) -> None:
-        """The whole model in autograd, for heads that only the model itself can run."""
+    def _backward_from_logits(self, batch: Batch, target: Target, wide: torch.dtype) -> Tensor:
+        """The whole model in autograd, for heads that only the model itself can run. Returns log pi."""
         log_probabilities = whole_log_probabilities(self.model, batch, self.temperature)
         coefficients = batch.coefficients.to(wide)
         kl = self._kl_term(batch)
@@ -263,6 +284,8 @@ class Sketcher:
         scale = headroom(coefficients, model_dtype(self.model))
         target.scale = 1.0 / scale
         torch.autograd.backward((log_probabilities * (coefficients * scale)).sum())
+        own: Tensor = log_probabilities.detach()
+        return own
 
     def _kl_term(self, batch: Batch) -> KLTerm | None:
         if self.reference is None:

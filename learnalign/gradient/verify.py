@@ -1,7 +1,7 @@
 """Every matrix against autograd: what the hooks of a model collect from two small groups, and what it should be.
 
-A gradient W [m, n] is known by U^T W V with fixed Gaussian U, V of 8 columns each, so that whole gradients are made
-one after the other and never held. A matrix counts as exact where the two agree in this projection, for every group,
+A gradient W [m, n] is known by U^T W V with fixed Gaussian U, V of 8 columns each, so that whole gradients are let go
+as soon as autograd has made them. A matrix counts as exact where the two agree in this projection, for every group,
 and where the matrices seen of a weight hold all of its squared gradient. This module changes nothing on the model
 (see `lent`) and decides nothing (see `probe`).
 """
@@ -9,7 +9,9 @@ and where the matrices seen of a weight hold all of its squared gradient. This m
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -23,8 +25,6 @@ from learnalign.gradient.layers import Layer
 
 WIDTH = 8
 """Columns of U and V."""
-GRADIENT_BYTES = 1 << 30
-"""Bound on the gradients that autograd makes at once."""
 AGREE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
 """Relative error up to which two computations in a dtype agree; models take some steps in float32 whatever theirs."""
 View = tuple[int, tuple[int, ...], tuple[int, ...]]
@@ -106,26 +106,50 @@ def collect(model: Any, hooks: Hooks, batch: Batch) -> Record:
 
 
 def truth(model: Any, weights: Sequence[Tensor], batch: Batch, record: Record) -> Truth:
-    """Autograd's gradients of the same loss by the model's own code, compared with the record."""
+    """Autograd's gradients of the same loss by the model's own code, compared with the record one group after another.
+
+    A gradient is compared and let go as soon as it is made: memory holds one or two of them.
+    """
     found, embedded = Truth(), []  # type: ignore[var-annotated]
     wanted = [weight for weight in weights if weight.is_floating_point()]
-    before = [weight.requires_grad for weight in wanted]
-    try:
-        for weight in wanted:
-            weight.requires_grad_(True)
+    with _wanted(wanted):
         with torch.enable_grad():
             losses = _losses(response_logits(model, batch, embedded), batch)
         for segment, loss in enumerate(losses):
-            for some in _chunks(wanted):
-                gradients = torch.autograd.grad(loss, some, retain_graph=True, allow_unused=True)
-                for weight, gradient in zip(some, gradients, strict=True):
-                    _compare(found, weight, gradient, record, segment)
-            (inputs,) = torch.autograd.grad(loss, embedded[:1], retain_graph=True, allow_unused=True)
-            found.tied += _input_side(inputs, batch.input_ids)
-    finally:
-        for weight, wish in zip(wanted, before, strict=True):
-            weight.requires_grad_(wish)
+            met: set[int] = set()
+            with ExitStack() as stack:
+                for weight in wanted:
+                    compare = partial(_compare_and_drop, found, weight, record, segment, met)
+                    stack.callback(weight.register_hook(compare).remove)  # type: ignore[no-untyped-call]
+                inputs = [*wanted, *embedded[:1]]
+                gradients = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
+            for weight in wanted:
+                if id(weight) not in met:
+                    _compare(found, weight, None, record, segment)
+            found.tied += _input_side(gradients[-1], batch.input_ids)
     return found
+
+
+@contextmanager
+def _wanted(weights: Sequence[Tensor]) -> Iterator[None]:
+    """Weights with gradients, then as before."""
+    before = [weight.requires_grad for weight in weights]
+    try:
+        for weight in weights:
+            weight.requires_grad_(True)
+        yield
+    finally:
+        for weight, wish in zip(weights, before, strict=True):
+            weight.requires_grad_(wish)
+
+
+def _compare_and_drop(
+    found: Truth, weight: Tensor, record: Record, segment: int, met: set[int], gradient: Tensor
+) -> Tensor:
+    """A hook: in place of the gradient go zeros that take no memory."""
+    met.add(id(weight))
+    _compare(found, weight, gradient, record, segment)
+    return gradient.new_zeros(()).expand_as(gradient)
 
 
 def _losses(logits: Tensor, batch: Batch) -> list[Tensor]:
@@ -135,17 +159,6 @@ def _losses(logits: Tensor, batch: Batch) -> list[Tensor]:
     log_p = logits.gather(1, batch.targets[:, None]).squeeze(1) - logits.logsumexp(1)
     weighted = log_p * batch.coefficients.to(wide)
     return [weighted[a:b].sum() for a, b in pairwise(batch.target_offsets)]
-
-
-def _chunks(weights: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    some: list[Tensor] = []
-    for weight in weights:
-        if some and sum(w.numel() * w.element_size() for w in [*some, weight]) > GRADIENT_BYTES:
-            yield some
-            some = []
-        some.append(weight)
-    if some:
-        yield some
 
 
 def _compare(found: Truth, weight: Tensor, gradient: Tensor | None, record: Record, segment: int) -> None:
@@ -188,5 +201,9 @@ def _input_side(gradient: Tensor | None, ids: Tensor) -> float:
 
 def _gaussian(size: int, side: int, like: Tensor) -> Tensor:
     """U or V [size, 8], the same at every call."""
-    generator = torch.Generator().manual_seed(side)
-    return torch.randn(size, WIDTH, generator=generator, dtype=torch.float64).to(like)
+    return _made(size, side).to(like)
+
+
+@lru_cache(maxsize=16)
+def _made(size: int, side: int) -> Tensor:
+    return torch.randn(size, WIDTH, generator=torch.Generator().manual_seed(side), dtype=torch.float64)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,19 +104,31 @@ class Sampled(NamedTuple):
 
 
 def logged_steps(
-    run: RunDir, logs: Iterable[str | Path], policy: Renderer, reward_column: str = "", correct_column: str = ""
+    run: RunDir,
+    logs: Iterable[str | Path],
+    policy: Renderer,
+    reward_column: str = "",
+    correct_column: str = "",
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[tuple[int, list[Sampled]]]:
     """Of every logged step of a training, in their order: its number (-1: the log has none), and its responses to
     prompts of the run's pool.
 
-    Where a log has rewards only, those from reward.threshold on are correct. Raises `LogError` for logs without
-    rewards or of another pool.
+    Where a log has rewards only, those from reward.threshold on are correct. say: takes a line about what is left out.
+    Raises `LogError` for logs without rewards or of another pool.
     """
     logged = list(read_logs(logs, reward_column, correct_column, run.config.reward.threshold))
     if _with_verifier(run.config, logged).reward.verifier != "imported":
         raise LogError("the logs hold no rewards: they cannot tell what the policy has learned")
     checked(logged, run.config.reward.threshold, bool(correct_column))
-    groups, _, _ = _matched(run, logged, policy)
+    groups, left_out, notes = _matched(run, logged, policy)
+    if left_out:
+        lost = len(logged) - sum(len(group.responses) for group in groups)
+        notes.append(
+            f"{lost:,} of {len(logged):,} logged responses belong to no prompt of the pool, such as {left_out[0]!r:.60}"
+        )
+    for note in notes:
+        say(note)
     steps: dict[int, list[Sampled]] = {}
     for group in groups:
         for one in group.responses:

@@ -7,7 +7,9 @@
     measurer    what is asked of the policy
     state, folder   what is known between updates, and its place on the disk
     live        a model in this process as a measurer
-    trl         a sampler and a callback for TRL's GRPOTrainer
+    sampler     which rows a trainer takes next
+    checkpoint  an online selection in a trainer's checkpoint
+    trl         attaches it to TRL's GRPOTrainer
 
 This package does not train.
 """

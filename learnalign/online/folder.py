@@ -85,10 +85,11 @@ class Folder:
         files.write_json(partial / "state.json", about)
         files.write_parquet(partial / "prompts.parquet", _prompts(state))
         files.write_bytes(partial / "shared.npy", _npy(state.shared.total))
+        shutil.rmtree(folder, ignore_errors=True)  # of this update with later verdicts, where a checkpoint is restored
         files.publish(partial, folder)
-        for older in self.path.glob("update-*"):
-            if older != folder:
-                shutil.rmtree(older)
+        for other in self.path.glob("update-*"):
+            if other != folder:
+                shutil.rmtree(other)
 
     def noted(self, update: int) -> bool:
         """Whether a whole line of verdicts came after `update`."""

@@ -10,7 +10,7 @@ prompts (see `learnalign.online.selector`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -76,11 +76,15 @@ def next_prompts(
             )
         within = _sketching(run, selector.updates + 1, progress)
         policy = load_renderer(config.policy)
-        steps = logged_steps(run, logs, policy, reward_column, correct_column) if logs else []
+        steps = logged_steps(run, logs, policy, reward_column, correct_column, _teller(progress)) if logs else []
         _observe(selector, steps, progress)
         with within.locked():
             selector.update(_CheckpointPolicy(within, selector, steps, policy, progress))
         return _write(run, selector)
+
+
+def _teller(progress: Progress) -> Callable[[str], None]:
+    return lambda text: progress.say(f"update: {text}")
 
 
 def _selector(run: RunDir) -> OnlineSelector:

@@ -44,6 +44,14 @@ class Pairs:
         """The pairs of some prompts, in their order; those without one are left out."""
         return {k: self._pairs[k] for k in prompts if k in self._pairs}
 
+    def kept(self) -> list[tuple[int, Pair]]:
+        """All pairs with their prompt's position, for JSON."""
+        return list(self._pairs.items())
+
+    def take_back(self, kept: Sequence[tuple[int, tuple[Tokens, Tokens]]]) -> None:
+        """Have what `kept` gave, and nothing else."""
+        self._pairs = {prompt: Pair(*pair) for prompt, pair in kept}
+
     def clear(self) -> None:
         """Forget all: an update has seen them."""
         self._pairs.clear()

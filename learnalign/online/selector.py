@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learnalign.config import OnlineConfig
-from learnalign.errors import ArrayError
+from learnalign.errors import ArrayError, RunError
 from learnalign.online.agreement import compare
 from learnalign.online.folder import Folder
 from learnalign.online.history import Doubles, History
@@ -110,6 +110,22 @@ class OnlineSelector:
         if step is not None:
             self.state = self.state._replace(counted=step)
         return True
+
+    def save(self, path: str | Path) -> None:
+        """Write all that is known to another directory, such as a trainer's checkpoint. Raises `RunError`."""
+        Folder(Path(path), self.ids).write(self.state)
+
+    def restore(self, path: str | Path) -> None:
+        """Know what was saved in `path`, and nothing that came after it, in the selector's own directory too.
+
+        Raises `RunError` for a directory that holds nothing, or the updates of another pool.
+        """
+        state = Folder(Path(path), self.ids).read(self.settings.decay)
+        if state is None:
+            raise RunError(f"{path} holds no state of an online selection")
+        if self._folder is not None:
+            self._folder.write(state)
+        self.state = state
 
     def update(self, policy: Measurer) -> list[str]:
         """One update: compare the gradients of what training has met, and pick again. Returns the ids of the picks.

@@ -8,33 +8,35 @@
 Nothing is sampled for it: the trainer's reward function also tells the selector what the policy answered. Gradients are
 of the model where it is. One process only. The trainer's loader is one batch ahead, so a new choice comes into effect a
 step later. Responses that TRL masks because they were cut (`mask_truncated_completions`) give no gradient here either;
-trainers with tools or environments, whose masks are not followed, are refused. The selector's state is not part of the
-trainer's checkpoints. This module does not train and does not choose.
+trainers with tools or environments, whose masks are not followed, are refused. Every checkpoint of the trainer holds
+the selection too, and `trainer.train(resume_from_checkpoint=...)` goes back to it. This module does not train and does
+not choose.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 from inspect import iscoroutinefunction, isfunction
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch.utils.data import Sampler
 from transformers import TrainerCallback
 
 from learnalign.errors import PolicyError
+from learnalign.online import checkpoint
 from learnalign.online.live import LivePolicy
 from learnalign.online.pairs import Pairs
+from learnalign.online.sampler import PicksSampler
 from learnalign.online.selector import OnlineSelector
 from learnalign.rewards.verdict import is_correct
 
 MOST_SILENT = 8
 """Batches in a row without a reward after which the reward function is taken for the wrong one."""
-NOT_FOLLOWED = ("tools", "environments", "rollout_func")
-"""What of a GRPOTrainer puts tokens into responses that the policy did not sample."""
+NOT_FOLLOWED = ("tools", "environment_factories", "environments", "rollout_func")
+"""What of a GRPOTrainer puts tokens into responses that the policy did not sample, or may."""
 
 
 def attach(
@@ -59,61 +61,60 @@ def attach(
     repeats = trainer.num_iterations * trainer.args.steps_per_generation
     pairs = Pairs()
     trainer.reward_funcs[correct] = _observing(trainer.reward_funcs[correct], trainer, selector, pairs, id_column)
-    trainer._get_train_sampler = lambda dataset=None: PicksSampler(
+    sampler = PicksSampler(
         selector, row_of, copies=trainer.num_generations, batch=batch, repeats=repeats, seed=trainer.args.seed
     )
+    trainer._get_train_sampler = lambda dataset=None: sampler
     a_pass = selector.n // batch * repeats // trainer.args.gradient_accumulation_steps
     rows = [row_of[prompt_id] for prompt_id in selector.ids]
-    trainer.add_callback(_Updates(trainer, selector, pairs, every or max(a_pass, 1), rows, dimension))
-
-
-class PicksSampler(Sampler[int]):
-    """Rows of the dataset in the order that GRPOTrainer wants: `batch` picks, `copies` times each, all `repeats` times.
-
-    A pass goes through the picks in random order; where the selector picks anew, it goes on with the new ones.
-    row_of: the row of every id.
-    """
-
-    def __init__(
-        self, selector: OnlineSelector, row_of: dict[str, int], *, copies: int, batch: int, repeats: int, seed: int
-    ) -> None:
-        self.selector, self.row_of = selector, row_of
-        self.copies, self.batch, self.repeats = copies, batch, repeats
-        self._rng = np.random.default_rng(seed)
-
-    def __len__(self) -> int:
-        return self.selector.n // self.batch * self.batch * self.copies * self.repeats
-
-    def __iter__(self) -> Iterator[int]:
-        left: list[str] = []
-        update = -1
-        for _ in range(self.selector.n // self.batch):
-            if self.selector.updates != update or len(left) < self.batch:
-                update, picks = self.selector.updates, self.selector.picks
-                left = [picks[k] for k in self._rng.permutation(len(picks))]
-            batch, left = left[: self.batch], left[self.batch :]
-            for _ in range(self.repeats):
-                for prompt_id in batch:
-                    yield from [self.row_of[prompt_id]] * self.copies
+    updates = _Updates(trainer, selector, pairs, sampler, every or max(a_pass, 1), rows, dimension)
+    trainer.train = updates.knowing_checkpoint(trainer.train)
+    trainer.add_callback(updates)
 
 
 class _Updates(TrainerCallback):  # type: ignore[misc]
-    """Runs the updates: before the first step, and after every `every`."""
+    """Runs the updates: before the first step, and after every `every`; keeps checkpoints complete."""
 
     def __init__(
-        self, trainer: Any, selector: OnlineSelector, pairs: Pairs, every: int, rows: Sequence[int], dimension: int
+        self,
+        trainer: Any,
+        selector: OnlineSelector,
+        pairs: Pairs,
+        sampler: PicksSampler,
+        every: int,
+        rows: Sequence[int],
+        dimension: int,
     ) -> None:
-        self.trainer, self.selector, self.pairs, self.every, self.dimension = trainer, selector, pairs, every, dimension
+        self.trainer, self.selector, self.pairs, self.sampler = trainer, selector, pairs, sampler
+        self.every, self.dimension = every, dimension
+        self.resumed: str | bool | None = None
         self.dataset = trainer.train_dataset.select(rows)  # in the order of the selector's pool
         self.prompts: list[list[int]] = []
 
+    def knowing_checkpoint(self, train: Callable[..., Any]) -> Callable[..., Any]:
+        """The trainer's `train`, of which no callback learns from where it resumes."""
+
+        @wraps(train)
+        def training(resume_from_checkpoint: str | bool | None = None, *arguments: Any, **named: Any) -> Any:
+            self.resumed = resume_from_checkpoint
+            return train(resume_from_checkpoint, *arguments, **named)
+
+        return training
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.resumed:
+            path = _checkpoint_of(args, state) if self.resumed is True else Path(self.resumed)
+            within = not float(state.epoch).is_integer() and not args.ignore_data_skip
+            checkpoint.restore(path, self.selector, self.pairs, self.sampler, within)
         if not self.selector.picks:
             self._update()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % self.every == 0 and state.global_step < state.max_steps:
             self._update()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        checkpoint.save(_checkpoint_of(args, state), self.selector, self.pairs, self.sampler)
 
     def _update(self) -> None:
         trainer = self.trainer
@@ -123,6 +124,10 @@ class _Updates(TrainerCallback):  # type: ignore[misc]
         policy = LivePolicy(model, self.prompts, self.pairs, temperature=trainer.temperature, dimension=self.dimension)
         self.selector.update(policy)
         self.pairs.clear()
+
+
+def _checkpoint_of(args: Any, state: Any) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
 def _check(trainer: Any, selector: OnlineSelector, every: int | None, id_column: str, correct: int) -> None:

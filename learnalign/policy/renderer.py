@@ -6,7 +6,6 @@ It needs the tokenizer and the configuration, not the weights. This module does 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -23,8 +22,10 @@ from learnalign.policy.ends import end_tokens
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
-ASKS_TIME = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
-"""How a chat template asks for the time, with the format."""
+CLOCK = "strftime_now"
+"""What a chat template calls to get the time, in a format that it names."""
+DIRECTIVES = ("-d", "-m", "-H", "-I", "-M", "-S", "-j", *"aAwdbBmyYHIpMSfzZjUWcxXeFTDRu%")
+"""Of such a format."""
 
 
 @dataclass(frozen=True)
@@ -78,16 +79,16 @@ class Renderer:
     @property
     def dated(self) -> bool:
         """Whether the chat template asks for the time, so that its prompts change from day to day."""
-        return "strftime_now(" in str(self.tokenizer.chat_template)
+        return CLOCK in str(self.tokenizer.chat_template)
 
     def at(self, when: datetime) -> Renderer:
-        """The same, but its chat template prints the time `when`, in every format that it spells out."""
-        tokenizer = deepcopy(self.tokenizer)
+        """The same, but for its chat template it is always `when`: a macro stands before the function of that name."""
+        tokenizer, clock = deepcopy(self.tokenizer), _stopped(when)
         templates = tokenizer.chat_template
         tokenizer.chat_template = (
-            {name: _dated(text, when) for name, text in templates.items()}
+            {name: clock + text for name, text in templates.items()}
             if isinstance(templates, dict)
-            else _dated(templates, when)
+            else clock + templates
         )
         return replace(self, tokenizer=tokenizer)
 
@@ -138,8 +139,12 @@ def load_renderer(config: PolicyConfig) -> Renderer:
     )
 
 
-def _dated(template: str, when: datetime) -> str:
-    return ASKS_TIME.sub(lambda found: json.dumps(when.strftime(found[2]), ensure_ascii=False), template)
+def _stopped(when: datetime) -> str:
+    """A Jinja macro in the place of `strftime_now`, on a line of its own, which Jinja drops."""
+    text = "form"
+    for directive in DIRECTIVES:
+        text += f"|replace('%{directive}', {json.dumps(when.strftime('%' + directive), ensure_ascii=False)})"
+    return "{% macro " + CLOCK + "(form) %}{{ " + text + " }}{% endmacro %}\n"
 
 
 def _template_kwargs(tokenizer: Any, config: PolicyConfig) -> dict[str, Any]:

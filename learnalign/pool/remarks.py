@@ -10,10 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from learnalign.config import RENDERED
+from learnalign.rewards.code.blocks import is_python
 
 LOOKED_AT = 2000
 """Rows, evenly spread."""
 MANY_WORDS = 60
+SOME_WORDS = 12
+"""More words than that on several lines are a solution, unless they are a program."""
 
 
 def remarks(problems: Sequence[str], answers: Sequence[str], column: str) -> list[str]:
@@ -51,11 +54,21 @@ def _is_json(kind: type[list[Any]] | type[dict[str, Any]]) -> Callable[[str], bo
 
 
 def _is_solution(answer: str) -> bool:
-    return not _is_json(dict)(answer) and (r"\boxed" in answer or len(answer.split()) > MANY_WORDS)
+    if _is_json(dict)(answer) or _is_json(list)(answer):
+        return False
+    words = len(answer.split())
+    if r"\boxed" in answer or words > MANY_WORDS:
+        return True
+    return "\n" in answer.strip() and words > SOME_WORDS and "####" not in answer and not is_python(answer)
 
 
 KINDS: tuple[tuple[str, Callable[[str], bool], str], ...] = (
     ("JSON lists of accepted answers", _is_json(list), "any of a list counts as right"),
     ("JSON objects", _is_json(dict), "name the field with --answer-column, or judge with a function of your own"),
-    ("whole solutions", _is_solution, "name the column of final answers with --answer-column"),
+    (
+        "whole solutions",
+        _is_solution,
+        "name the column of final answers with --answer-column; of a solution only one \\boxed{x}, `#### x` or a last "
+        "line `A: x` is read as its answer",
+    ),
 )

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learnalign.config import Config
+from learnalign.report.gap import checked
 from learnalign.report.wording import decimals, number, plural, share, were
 from learnalign.selection import STRATEGIES
 from learnalign.suspects import Suspect
@@ -200,7 +201,7 @@ def story(findings: Findings) -> list[str]:
         f"{were(never)} never solved and {were(always)} solved every time; neither kind gives a gradient. "
         f"{some} {'is' if learnable < 2 else 'are'} learnable: solved sometimes, not always."
     )
-    return sentences + _outcome(findings)
+    return [*sentences, *checked(facts), *_outcome(findings)]
 
 
 def _warmup(facts: ReportFacts) -> list[str]:

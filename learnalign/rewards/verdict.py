@@ -25,10 +25,12 @@ class Verdict(NamedTuple):
     may hold more than correctness. `how` says what decided:
 
     - correct: `exact` (equal after normalization), `math-verify` (equal as mathematics), `passed` (every test of
-      a program), `reward` (a function of one's own, see `function`) or `imported`;
+      a program), `passed in one process` (the same, where the tests could not be kept from it), `reward` (a function of
+      one's own, see `function`) or `imported`;
     - not correct: `wrong`, `unevaluated` (arithmetic left undone where a number was asked for), `no answer`,
       `empty`, `too long` (the answer, not the response), `error` (a program failed in another way than by its
-      answer), `no reward` (a function gave None), `timeout` or `crash` (of the worker process).
+      answer, or this package in judging), `no reward` (a function gave None), `timeout` or `crash` (of the worker
+      process).
     """
 
     correct: bool

@@ -2,9 +2,9 @@
 
 `python -P -m MODULE PARENT_PID MEMORY_MB ARGUMENTS...`, where MODULE calls `serve`. First of all it writes the JSON
 line `"ready"`, or `{"error": sentence}` if it cannot be of use; then for each line `[seconds, message]` one line
-with the reply. It ends with its parent: at the end of its stdin, on Linux by the parent-death signal (which also
-comes when the thread that started it ends; `workers` then starts another), and everywhere by an alarm that the
-kernel delivers even while a computation in C holds the interpreter.
+`[reply]`, or `{"raised": text}` where answering raised an exception. It ends with its parent: at the end of its stdin,
+on Linux by the parent-death signal (which also comes when the thread that started it ends; `workers` then starts
+another), and everywhere by an alarm that the kernel delivers even while a computation in C holds the interpreter.
 
 It does not judge in time: the parent watches the clock and kills it (`workers`).
 """
@@ -52,9 +52,17 @@ def serve(prepare: Callable[[list[str], int], Answer]) -> None:
         seconds, message = json.loads(line)
         # The default action of SIGALRM ends the process without Python; the parent kills it long before.
         signal.setitimer(signal.ITIMER_REAL, 2 * seconds + 1)
-        reply = answer(message)
+        line = _reply(answer, message)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        print(json.dumps(reply), file=replies)
+        print(line, file=replies)
+
+
+def _reply(answer: Answer, message: Any) -> str:
+    """The reply as JSON; what is raised costs this message, and not the worker or the stage."""
+    try:
+        return json.dumps([answer(message)])
+    except (Exception, SystemExit) as error:
+        return json.dumps({"raised": f"{type(error).__name__}: {error}"[:200]})
 
 
 def die_with(parent: int) -> None:

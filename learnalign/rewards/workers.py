@@ -7,6 +7,7 @@ something to do, one for every `tasks_per_worker` tasks (more once one hangs), a
 - A task that exceeds its wall-clock limit: SIGKILL, a new worker if there is more to do, `timeout`.
 - A worker that dies over a task: it is tried once more in a new one, since the cause may have come from
   outside (memory pressure, somebody's kill); if that dies too, the outcome is `crash`.
+- A worker that raises an exception over a task: the outcome is `error`, and it goes on.
 - Workers that cannot start at all (math-verify missing, memory limit too small): `RewardError`.
 
 Outcomes come in input order and depend on the task only, not on the number of workers. This module does not
@@ -45,7 +46,7 @@ class Question(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """A worker's reply; or None, and `timeout` or `crash` for a worker that was lost."""
+    """A worker's reply; or None, and `timeout` or `crash` for a worker that was lost, `error` for what it raised."""
 
     reply: object
     lost: str
@@ -214,7 +215,9 @@ class WorkerPool:
             worker.ready, self._failed_starts = True, 0
             return []
         number, worker.task = worker.task, None
-        return [] if number is None else [(number, Reply(message, ""))]
+        if number is None:
+            return []
+        return [(number, Reply(message[0], "") if isinstance(message, list) else Reply(None, "error"))]
 
     def _drop(self, worker: _Worker, lost: str) -> list[tuple[int, Reply]]:
         """Kill a worker that hangs or collect one that died. Raises `RewardError` if none ever starts."""

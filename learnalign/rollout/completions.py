@@ -1,7 +1,8 @@
 """What a server with OpenAI's completions endpoint answers, checked once: no other module reads its JSON.
 
-vLLM, SGLang and TGI answer in the same frame and differ in what they add: token ids (vLLM), the token that ended a
-response (`stop_reason` of vLLM, `matched_stop` of SGLang), their own names of an end (TGI). This module sends nothing.
+vLLM, SGLang and TGI answer in the same frame and differ in what they add: token ids (vLLM, newer SGLang), the token
+that ended a response (`stop_reason` of vLLM, `matched_stop` of SGLang), their own names of an end (TGI, which takes
+prompts as text only, and so refuses what is asked here). This module sends nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Choice(NamedTuple):
     """One a token, or empty."""
     end: int | None
     """The token that ended it, where the server says so."""
+    top: dict[str, float]
+    """The likeliest first tokens with their log-probabilities, where they were asked for."""
 
 
 def only_choice(answer: Any, url: str) -> Choice:
@@ -55,13 +58,20 @@ def _choice(choice: Any, url: str) -> Choice:
     if tokens is not None and not (isinstance(tokens, list) and all(type(token) is int for token in tokens)):
         raise EngineError(f"{url}: token_ids must be a list of integers, found {_shown(tokens)}")
     end = next((found[key] for key in ("stop_reason", "matched_stop") if type(found.get(key)) is int), None)
-    return Choice(found["text"], ENDS[reason], tokens, _log_probabilities(found.get("logprobs")), end)
+    logs = found.get("logprobs")
+    return Choice(found["text"], ENDS[reason], tokens, _log_probabilities(logs), end, _top(logs))
 
 
 def _log_probabilities(told: Any) -> list[float]:
     """Of the sampled tokens; empty where the server tells none, or in another form."""
     logs = told.get("token_logprobs") if isinstance(told, dict) else None
     return [float(x) if isinstance(x, int | float) else math.nan for x in logs] if isinstance(logs, list) else []
+
+
+def _top(told: Any) -> dict[str, float]:
+    tops = told.get("top_logprobs") if isinstance(told, dict) else None
+    first = tops[0] if isinstance(tops, list) and tops else None
+    return {str(k): float(x) for k, x in first.items() if isinstance(x, int | float)} if isinstance(first, dict) else {}
 
 
 def _shown(value: Any) -> str:

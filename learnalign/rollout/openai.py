@@ -2,8 +2,8 @@
 
 Prompts are sent as token ids, so that they are rendered here as for every engine. Token ids come back where the
 server can tell them (`return_token_ids` of vLLM); else its text is tokenized here, which need not give the tokens
-that were sampled, and log-probabilities are NaN. Log-probabilities are the server's: those of vLLM are at
-temperature 1 unless it runs with `--logprobs-mode processed_logprobs`. This module does not start servers.
+that were sampled, and log-probabilities are NaN. Log-probabilities at another temperature than that of the sampling
+(see `temperature`) are left out. This module does not start servers.
 """
 
 from __future__ import annotations
@@ -22,9 +22,16 @@ from learnalign.rollout.completions import Choice, only_choice
 from learnalign.rollout.copies import Copies
 from learnalign.rollout.engine import Response, Task, response
 from learnalign.rollout.sampling import request_seed
+from learnalign.rollout.temperature import TOP, of_the_sampling
 
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Answers that another attempt may mend; any other refusal is final."""
+ADVICE = {
+    401: " (the key is read from the environment variable OPENAI_API_KEY)",
+    404: " (rollout.served_model names the model)",
+    422: " (prompts are sent as token ids, as vLLM and SGLang take them, and TGI does not)",
+}
+"""What to do about a refusal."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds between attempts: doubled each time."""
 
@@ -41,6 +48,8 @@ class ServerEngine:
         self.urls = [url.rstrip("/") for url in config.rollout.base_urls.split()]
         self.model = config.rollout.served_model or config.policy.model
         self.tokens_told = True
+        self.comparable = True if config.rollout.temperature == 1 else None
+        """Whether log-probabilities are at the temperature of the sampling; None until it is found out."""
         self.say, self.troubled, self.copies = say, set[str](), Copies()
 
     def __enter__(self) -> Self:
@@ -57,7 +66,11 @@ class ServerEngine:
 
     def facts(self) -> dict[str, Any]:
         """Engine, and where the token ids come from."""
-        return {"engine": "server", "token_ids": "told by the server" if self.tokens_told else "by tokenizing text"}
+        return {
+            "engine": "server",
+            "token_ids": "told by the server" if self.tokens_told else "by tokenizing text",
+            "log_probabilities": "at the sampling temperature" if self.comparable and self.tokens_told else "none",
+        }
 
     async def _all(self, tasks: Sequence[Task]) -> list[Response]:
         key = os.environ.get("OPENAI_API_KEY")
@@ -68,6 +81,8 @@ class ServerEngine:
             timeout=self.http.Timeout(self.config.patience_seconds, connect=10.0),
             limits=self.http.Limits(max_connections=self.config.concurrency),
         ) as client:
+            if self.comparable is None:
+                self.comparable = all([await self._is_comparable(client, k, tasks[0]) for k in range(len(self.urls))])
 
             async def one(turn: int, task: Task, number: int) -> Response:
                 async with gate:
@@ -93,7 +108,7 @@ class ServerEngine:
                     return only_choice(_json(answer, url), url), url
                 trouble = f"HTTP {answer.status_code}: {' '.join(answer.text.split())[:200]}"
                 if answer.status_code not in RETRIED:
-                    raise EngineError(f"{url} refuses: {trouble} (rollout.served_model names the model)")
+                    raise EngineError(f"{url} refuses: {trouble}{ADVICE.get(answer.status_code, '')}")
             if time.monotonic() + pause - started > self.config.patience_seconds:
                 raise EngineError(
                     f"{url} does not answer for {self.config.patience_seconds:g} s ({trouble}): "
@@ -103,6 +118,20 @@ class ServerEngine:
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
         raise AssertionError("unreachable")
+
+    async def _is_comparable(self, client: Any, turn: int, task: Task) -> bool:
+        """Whether a server tells log-probabilities at the temperature of the sampling; says so where it does not."""
+        body = {**self._body(task, task.first), "max_tokens": 1, "logprobs": TOP}
+        sampled, url = await self._ask(client, turn, body)
+        plain, _ = await self._ask(client, turn, {**body, "temperature": 1.0})
+        found = of_the_sampling(sampled.top, plain.top, self.config.temperature)
+        if not found:
+            what = "at temperature 1" if found is False else "at a temperature that cannot be told"
+            self.say(
+                f"rollout: {url} tells log-probabilities {what}, not at rollout.temperature: its responses will not be "
+                "compared with the policy (vLLM: --logprobs-mode processed_logprobs)"
+            )
+        return bool(found)
 
     def _tell(self, url: str, trouble: str) -> None:
         """Say the first trouble with every server at once, so that nobody waits for nothing."""
@@ -146,7 +175,7 @@ class ServerEngine:
             tokens = [*tokens, choice.end if choice.end in ends else ends[0]]
         if not tokens:
             raise EngineError(f"{url} gives an empty response to prompt {task.prompt_id!r} that nothing ended")
-        logs = choice.log_probabilities if told else []
+        logs = choice.log_probabilities if told and self.comparable else []
         logs = [*logs, math.nan] if len(logs) == len(tokens) - 1 else logs
         made = response(
             self.renderer, task, number, tokens, logs if len(logs) == len(tokens) else [math.nan] * len(tokens)

@@ -71,7 +71,8 @@ def greedy(prompts: Prompts, n: int, constraints: Constraints) -> Picks:
     facts: dict[str, Any] = {"learnable_above_zero": len(positive), "candidates": len(candidates)}
     notes = []
     if len(candidates):
-        graph, facts["neighbors"] = _graph(prompts, candidates, n)
+        graph, facts["neighbors"], found = _graph(prompts, candidates, n)
+        notes += found
         chosen, gains = _picks(graph, candidates, admission)
     if len(chosen) < n:
         rest = admission.take(order[~np.isin(order, candidates)])
@@ -81,10 +82,11 @@ def greedy(prompts: Prompts, n: int, constraints: Constraints) -> Picks:
     return Picks(chosen, gains, notes, {**facts, "objective": round(float(gains.sum()), 6)})
 
 
-def _graph(prompts: Prompts, candidates: Integers, n: int) -> tuple[Graph, dict[str, Any]]:
+def _graph(prompts: Prompts, candidates: Integers, n: int) -> tuple[Graph, dict[str, Any], list[str]]:
+    """The graph, how its neighbors were searched, and what to read about that."""
     values = prompts.learnability[candidates]
     if len(candidates) == 1:
-        return Graph(np.array([0, 1]), np.array([0]), (values**2).astype(np.float32)), {}
+        return Graph(np.array([0, 1]), np.array([0]), (values**2).astype(np.float32)), {}, []
     k = int(np.clip(np.ceil(1.5 * len(candidates) / n), FEWEST_NEIGHBORS, MOST_NEIGHBORS))
     with prompts.search.track(len(candidates)) as advance:
         found = nearest(
@@ -94,10 +96,11 @@ def _graph(prompts: Prompts, candidates: Integers, n: int) -> tuple[Graph, dict[
             k,
             seconds=prompts.search.seconds,
             device=prompts.search.device,
+            method=prompts.search.method,
             seed=prompts.seed,
             advance=advance,
         )
-    return _transposed(found, values), found.facts
+    return _transposed(found, values), found.facts, found.notes
 
 
 def _transposed(found: Neighbors, values: Doubles) -> Graph:

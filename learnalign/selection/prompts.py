@@ -31,6 +31,8 @@ class Search:
     device: str = "auto"
     track: Callable[[int], AbstractContextManager[Advance]] = unseen
     """Opens a bar for so many rows and yields what advances it."""
+    method: str = "auto"
+    """One of `learnalign.selection.neighbors.METHODS`."""
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,10 @@ def test_success_rates_agree_with_transformers(tmp_path: Path) -> None:
     asked = demo_config(tmp_path, responses=48)
     found = measure(asked, tmp_path / "demo")
     assert report("demo", asked, found)["differing"] == []
-    like = found[LIKE][0]
-    for engine, (right, _) in found.items():
+    like = found[LIKE].correct
+    for engine, (right, _, gap) in found.items():
+        assert gap.tokens
+        assert gap.mean < 1e-4, "recorded log-probabilities are the policy's own"
         assert engine == LIKE or (right != like).any(), "the engines draw differently"
         assert compare(like, right, 48).detectable < 0.04, "with so few responses the test says little"
 

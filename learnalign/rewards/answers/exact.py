@@ -27,6 +27,7 @@ from typing import NamedTuple
 from learnalign.errors import RewardError
 from learnalign.rewards.answers.extract import SHORT, final_answer, gold_answer
 from learnalign.rewards.answers.normalize import normalize
+from learnalign.rewards.answers.plain import plain_numbers
 from learnalign.rewards.answers.structure import equal
 from learnalign.rewards.verdict import Prompt, Verdict, Verifier, check_lengths, verdict
 
@@ -59,11 +60,21 @@ def first_look(response: str, answer: str, index: int) -> FirstLook:
 
     Raises `RewardError` if the gold answer (number `index` of its batch) is empty.
     """
+    plain = plain_numbers(response, answer)
+    if plain is not None:
+        return FirstLook(verdict(plain.same, "exact" if plain.same else "wrong"), *plain)
     gold = gold_answer(answer)
     if not gold:
         raise RewardError(f"the gold answer at position {index} is empty; every problem needs one")
     if not response.strip():
         return FirstLook(verdict(False, "empty"), gold, "")
+    try:
+        return _look(response, gold)
+    except (ValueError, ArithmeticError, RecursionError, MemoryError):  # an answer that we cannot read is no answer
+        return FirstLook(verdict(False, "error"), gold, "")
+
+
+def _look(response: str, gold: str) -> FirstLook:
     found = final_answer(response)
     if found is None:
         return FirstLook(verdict(False, "no answer"), gold, "")

@@ -11,7 +11,15 @@ from learnalign.rewards.worker import Answer, CannotServe, serve
 
 CLEAR_CACHE_EVERY = 200
 """Judgments after which SymPy's cache is dropped, lest a long life fill the memory limit."""
-WARM_UP = ((r"\sqrt{4}", "2"), ("(1,2]", r"x\in(1,2]"), ("x+y=1", "2x+2y=2"), ("2x", "3x"), (r"\pi", "3.141593"))
+WARM_UP = (
+    (r"\sqrt{4}", "2"),
+    ("(1,2]", r"x\in(1,2]"),
+    (r"(1,2]\cup\{4\}", "(1,2]"),
+    ("x+y=1", "2x+2y=2"),
+    ("2x", "3x"),
+    ("1<x<2", "x<3"),
+    (r"\pi", "3.141593"),
+)
 """Compared before the first question, whose time is not for imports and for the tables of the parser."""
 
 

@@ -1,24 +1,11 @@
-r"""Makes programs that test a response's code: finds the code, reads the tests, joins the two.
-
-Code is the last Markdown block fenced as Python (or without a language); a response without fences is code as a whole:
-a continuation of the prompt, as base models write it, unless it defines the function asked for itself. Before a block
-comes what the prompt has above that function (imports, helpers), where the prompt is itself Python.
-
-Tests are the pool's answer as text, in the shapes that data sets have:
-
-- `{"inputs": [...], "outputs": [...]}`: pairs of standard input and output; with `"fn_name"` the arguments and the
-  value of a function or of a method of `Solution` (APPS, TACO, verl's prime data), floats to 1e-6;
-- `[{"input": ..., "output": ...}, ...]`: the same pairs (LiveCodeBench, Codeforces);
-- `["assert ...", ...]` (MBPP), or any Python text that raises where the code is wrong; where it defines
-  `check(candidate)`, that is called with the function that the pool's column `entry_point` names (HumanEval). Test
-  functions and test cases that nothing calls are called; tests that assert nothing, or that import more than the
-  standard library, are refused.
+r"""Makes programs that test a response's code: of its text (`blocks`) and of the tests (`shapes`).
 
 Of tests that compare calls with literals only the arguments reach the solution's process; what it returns is compared
-outside (`unit_tests.calls`). Other tests in Python run in the same process as the code they test.
+outside. Other tests in Python run in a process of their own (`apart`). What cannot be kept apart, as tests that patch
+the program, runs in the program's process.
 
 Output is equal if its lines are, but for white space at both ends and blank lines at the end; else word by word, where
-numbers with a decimal point may differ by 1e-6. This module runs nothing.
+numbers with a decimal point may differ by 1e-6, and 2.0 is 2. This module runs nothing.
 """
 
 from __future__ import annotations
@@ -30,23 +17,22 @@ import re
 import secrets
 from typing import Any, NamedTuple
 
-from learnalign.errors import RewardError
-from learnalign.rewards.code.unit_tests import Call, calls, complete
-from learnalign.rewards.conclusion import behind_reasoning
+from learnalign.rewards.code import apart
+from learnalign.rewards.code.apart.tests import Job
+from learnalign.rewards.code.blocks import above, find_code
+from learnalign.rewards.code.shapes import Calls, Test, read_tests
+from learnalign.rewards.code.unit_tests import counted, inseparable, used_names
 from learnalign.rewards.verdict import Prompt
 
 TOLERANCE = 1e-6
 
-_FENCE = re.compile(
-    r"^[ \t]*(?:```|~~~)[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*(?:```|~~~)|\Z)", re.DOTALL | re.MULTILINE
-)
-_PYTHON = ("", "python", "python3", "py")
 _UNIT_TESTS = """\
-import builtins, os, sys, types
+import builtins, linecache, os, sys, types
 {builtins}
 solution = types.ModuleType("solution")
 sys.modules["solution"] = solution
 exec("from typing import *", solution.__dict__)
+linecache.cache["solution.py"] = (1, None, {code!r}.splitlines(True), "solution.py")
 exec(compile({code!r}, "solution.py", "exec"), solution.__dict__)
 exec(compile({tests!r}, "tests.py", "exec"), solution.__dict__)
 sys.stdout.flush()
@@ -54,12 +40,13 @@ os.write(1, b"\\n{token}\\n")
 os._exit(0)
 """
 _CALLS = """\
-import ast, builtins, os, sys, types
+import ast, builtins, linecache, os, sys, types
 {builtins}
 calls = ast.literal_eval(sys.stdin.read())
 solution = types.ModuleType("solution")
 sys.modules["solution"] = solution
 exec("from typing import *", solution.__dict__)
+linecache.cache["solution.py"] = (1, None, {code!r}.splitlines(True), "solution.py")
 exec(compile({code!r}, "solution.py", "exec"), solution.__dict__)
 def plain(value):
     if isinstance(value, dict):
@@ -81,60 +68,48 @@ sys.stdout.flush()
 os.write(1, b"\\n" + repr(values).encode() + b"\\n")
 os._exit(0)
 """
-_BUILTINS = "import _sitebuiltins; builtins.exit = builtins.quit = _sitebuiltins.Quitter('exit', '')"
-_WITH_BUILTINS = f"import builtins; {_BUILTINS}\nexec(compile({{code!r}}, 'program.py', 'exec'), globals())\n"
+_BUILTINS = """\
+import _sitebuiltins
+builtins.exit = builtins.quit = _sitebuiltins.Quitter("exit", "")
+builtins.help = _sitebuiltins._Helper()
+"""
+_WITH_BUILTINS = f"import builtins\n{_BUILTINS}\nexec(compile({{code!r}}, 'program.py', 'exec'), globals())\n"
 
 
 class Program(NamedTuple):
-    """A program, its standard input, and what its standard output must be."""
+    """A program, its standard input, and how its end is judged."""
 
+    kind: str
+    """`output`: its standard output is compared with `expected`; `values`: the last line is, a list of literals, with
+    the list `expected`; `apart`: the last line is the secret `expected` and the result (`apart.tests`); `together`: it
+    prints the line `expected` if all is right."""
     source: str
     stdin: str
-    output: str
-    whole: bool
-    """The output must be equal as said above; else it must hold the line `output`, a secret told after all tests."""
-    values: bool = False
-    """Instead: its last line must be a list of values that are equal to those of the list `output`, as literals."""
+    expected: str
     tolerant: bool = False
     """Values with a decimal point may differ by 1e-6, and tuples are lists."""
+    together: str = ""
+    """The program of the kind `together`, for tests of which `apart` finds that they cannot be kept apart."""
 
 
 def programs(response: str, answer: str, prompt: Prompt) -> list[Program]:
     """The programs that must all pass; none where the response has no code. Raises `RewardError` for unfit tests."""
+    tests = read_tests(answer, prompt.row, prompt.id)
     entry_point = prompt.row.get("entry_point")
     entry_point = entry_point if isinstance(entry_point, str) else ""
-    tests = _read_tests(answer, entry_point, prompt.id)
-    code = find_code(response, prompt.problem, entry_point)
+    needed = [name for test in tests for name in _names(test, entry_point)]
+    reads = any(not isinstance(test, str | Calls) and test[0].strip() for test in tests)
+    code = find_code(response, prompt.problem, entry_point, needed, reads)
     if not code.strip():
         return []
-    return [_program(code, test) for test in tests]
+    return [_program(code, test, above(prompt.problem, entry_point), entry_point) for test in tests]
 
 
-def find_code(response: str, problem: str, entry_point: str) -> str:
-    """The Python text that a response gives; see above for its use of the prompt."""
-    response = behind_reasoning(response)
-    code = _block(response)
-    start = re.search(rf"^(?:async )?def {re.escape(entry_point)}\b", problem, re.MULTILINE) if entry_point else None
-    if not code.strip() or start is None:
-        return code
-    if not re.search(rf"^(?:async )?def {re.escape(entry_point)}\b", code, re.MULTILINE):
-        return problem + code
-    above = problem[: start.start()]
-    return f"{above}\n{code}" if _is_python(above) else code
-
-
-def _block(response: str) -> str:
-    """The last block of Python; a response that is Python as it stands, or until a fence that the prompt opened."""
-    if _is_python(response):
-        return response
-    tagged: list[str] = re.findall(r"\[PYTHON\]\n(.*?)(?:\[/PYTHON\]|\Z)", response, re.DOTALL)
-    blocks: list[str] = [text for language, text in _FENCE.findall(response) if language.lower() in _PYTHON]
-    before, fence, _ = response.partition("```")
-    if fence and before.strip() and before.endswith("\n") and re.search(r"^(?:def|class|import|from) ", before):
-        return before if _is_python(before) else blocks[-1] if blocks else ""
-    if blocks and blocks[-1].strip():
-        return blocks[-1]
-    return tagged[-1] if tagged else "" if fence else response
+def _names(test: Test, entry_point: str) -> list[str]:
+    """What a test needs of the program."""
+    if isinstance(test, Calls):
+        return list(dict.fromkeys(call.name for call in test.calls))
+    return used_names(test, entry_point) if isinstance(test, str) else []
 
 
 def same_output(found: str, expected: str) -> bool:
@@ -143,13 +118,6 @@ def same_output(found: str, expected: str) -> bool:
         return True
     ours, theirs = found.split(), expected.split()
     return len(ours) == len(theirs) and all(map(_same_word, ours, theirs))
-
-
-class Calls(NamedTuple):
-    """Tests that are calls and expected values."""
-
-    calls: list[Call]
-    tolerant: bool
 
 
 def same_values(found: str, expected: str, tolerant: bool) -> bool:
@@ -187,64 +155,28 @@ def _alike(found: Any, expected: Any) -> bool:
     return bool(found == expected)
 
 
-def _read_tests(answer: str, entry_point: str, prompt_id: str) -> list[str | tuple[str, str] | Calls]:
-    """Unit tests as Python text or as calls, or pairs of standard input and output."""
-    try:
-        data = json.loads(answer)
-    except ValueError:
-        return [_python_tests(answer, entry_point, prompt_id)]
-    if isinstance(data, list) and data and all(isinstance(test, str) for test in data):
-        return [_python_tests("\n".join(data), entry_point, prompt_id)]
-    if (
-        isinstance(data, list)
-        and data
-        and all(isinstance(case, dict) and {"input", "output"} <= set(case) for case in data)
-    ):
-        return [(_text(case["input"]), _text(case["output"])) for case in data]
-    if isinstance(data, dict):
-        inputs, outputs, name = data.get("inputs"), data.get("outputs"), data.get("fn_name")
-        if isinstance(inputs, list) and isinstance(outputs, list) and len(inputs) == len(outputs) > 0:
-            if name:
-                cases = [Call(name, given, {}, wanted) for given, wanted in zip(inputs, outputs, strict=True)]
-                return [Calls(cases, True)]
-            return [(_text(a), _text(b)) for a, b in zip(inputs, outputs, strict=True)]
-    raise RewardError(
-        f"the tests of prompt {prompt_id!r} have no known shape ({answer!r:.60}): expected Python text, a JSON list of "
-        'asserts or of {"input", "output"}, or {"inputs": [...], "outputs": [...]} of equal length'
-    )
-
-
-def _program(code: str, test: str | tuple[str, str] | Calls) -> Program:
+def _program(code: str, test: Test, given: str, entry_point: str) -> Program:
     if isinstance(test, Calls):
         source = _CALLS.format(code=code, builtins=_BUILTINS)
-        given = repr([(call.name, call.arguments, call.keywords) for call in test.calls])
-        return Program(source, given, repr([call.expected for call in test.calls]), False, True, test.tolerant)
+        arguments = repr([(call.name, call.arguments, call.keywords) for call in test.calls])
+        return Program("values", source, arguments, repr([call.expected for call in test.calls]), test.tolerant)
     if isinstance(test, tuple):
-        if re.search(r"\b(?:exit|quit)\b", code):
+        if re.search(r"\b(?:exit|quit|help)\b", code):
             code = _WITH_BUILTINS.format(code=code)
-        return Program(code, test[0], test[1], True)
-    token = secrets.token_hex(16)
-    return Program(_UNIT_TESTS.format(code=code, tests=test, token=token, builtins=_BUILTINS), "", token, False)
-
-
-def _python_tests(tests: str, entry_point: str, prompt_id: str) -> str | Calls:
-    """Tests as Python text: as calls where they can be separated from the code."""
-    whole = complete(tests, entry_point, prompt_id)
-    found = calls(tests, entry_point)
-    return Calls(found, False) if found else whole
-
-
-def _is_python(text: str) -> bool:
-    try:
-        ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
-
-
-def _text(value: Any) -> str:
-    """Standard input or output as text; some data sets list its lines."""
-    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+        return Program("output", code, *test)
+    secret = secrets.token_hex(16)
+    together = _UNIT_TESTS.format(code=code, tests=test, token=secret, builtins=_BUILTINS)
+    if inseparable(test):
+        return Program("together", together, "", secret)
+    job = Job(
+        code=code,
+        given=given,
+        tests=test,
+        names=used_names(test, entry_point),
+        counted=counted(test),
+        secret=secret,
+    )
+    return Program("apart", apart.source(), json.dumps(job), secret, together=together)
 
 
 def _lines(text: str) -> list[str]:
@@ -255,7 +187,7 @@ def _same_word(found: str, expected: str) -> bool:
     if found == expected:
         return True
     if "." not in expected:
-        return False
+        return re.fullmatch(rf"{re.escape(expected)}\.0+", found) is not None and expected.lstrip("-").isdecimal()
     try:
         return math.isclose(float(found), float(expected), rel_tol=TOLERANCE, abs_tol=TOLERANCE)
     except ValueError:

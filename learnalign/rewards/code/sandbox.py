@@ -2,12 +2,12 @@
 
 Contained, where the system allows namespaces: its network (it has none), the file system (it sees /usr, /lib, /bin and
 the folder of this Python, read-only, and 64 MiB of memory to write in), other processes, the environment, whatever it
-started (all is killed at its end), and by limits CPU seconds, address space, file sizes, open files, processes and the
-length of its output.
+started (all is killed at its end), by limits CPU seconds, address space, file sizes, open files, processes and the
+length of its output, and by a filter the system calls in `system_calls`, on x86_64 and aarch64.
 
-Without namespaces (`namespaces=False`) only the limits, the empty environment, the temporary directory and the killing
-of what it started are left, and, started by root, another user: it can read what that user can read, write where that
-user can write, signal that user's processes, and reach the network.
+Without namespaces (`namespaces=False`) only the limits, the filter, the empty environment, the temporary directory and
+the killing of what it started are left, and, started by root, another user: it can read what that user can read and
+write where that user can write; where there is no filter also signal that user's processes and reach the network.
 
 Not contained, in either case: a flaw in the kernel (it runs on yours); memory beyond the limit of one process, of
 which there may be `PROCESSES`; time that it takes from others on the machine; side channels. Do not run it where one
@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from learnalign.errors import RewardError
+from learnalign.rewards.code.system_calls import filter_program
 
 PROCESSES = 32
 """Processes and threads that a program may have at a time."""
@@ -56,6 +57,8 @@ class Ran(NamedTuple):
     """Its exit code, negative for the signal that ended it; 0 where it was killed for the above."""
     stdout: bytes
     stderr: bytes
+    filtered: bool = True
+    """Whether system calls were refused as `system_calls` says."""
 
 
 def run(source: str, stdin: str, *, seconds: float, memory_mb: int, namespaces: bool = True) -> Ran:
@@ -77,6 +80,7 @@ def run(source: str, stdin: str, *, seconds: float, memory_mb: int, namespaces: 
             "file_mb": FILE_MB,
             "open_files": OPEN_FILES,
             "processes": PROCESSES,
+            "filter": filter_program(namespaces),
             "others": 0 if namespaces else _threads_of_user(),
         }
         return _supervise(job, directory, time.monotonic() + 2 * seconds)
@@ -131,7 +135,7 @@ def _supervise(job: dict[str, object], directory: str, deadline: float) -> Ran:
         raise RewardError(f"the sandbox's launcher failed: {stderr.decode(errors='replace').strip()[-200:]}")
     if ended == "exit" and report["exit"] == -signal.SIGKILL and report["cpu"] >= 0.9 * float(str(job["cpu_seconds"])):
         ended = "timeout"
-    return Ran(ended, report["exit"] if ended == "exit" else 0, stdout, stderr)
+    return Ran(ended, report["exit"] if ended == "exit" else 0, stdout, stderr, bool(report.get("filtered", True)))
 
 
 def _read(launcher: subprocess.Popen[bytes], deadline: float) -> tuple[str, bytes, bytes]:

@@ -7,6 +7,7 @@ expected value nor the comparison is in the solution's process. This module runs
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 import sys
 from typing import Any, NamedTuple
@@ -54,6 +55,68 @@ def calls(tests: str, entry_point: str) -> list[Call] | None:
     else:
         found = [_call(statement, "", "") for statement in tree.body]
     return None if None in found or not found else [call for call in found if call is not None]
+
+
+def used_names(tests: str, entry_point: str) -> list[str]:
+    """Names that `tests` use and do not define: what the program has to give.
+
+    A function of Python that the program defines anew counts only where it is what is tested: `entry_point`, or the one
+    function that the tests call.
+    """
+    tree = ast.parse(tests)
+    nodes = list(ast.walk(tree))
+    bound = {name for statement in tree.body for name in _bound(statement)}
+    loaded = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    loaded |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and _is_solution(node.value)}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module == SOLUTION:
+            loaded |= {alias.name for alias in node.names}
+    called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)} - bound
+    anew = {entry_point} if entry_point else called if len(called) == 1 else set()
+    return sorted(name for name in loaded - bound if name in anew or not hasattr(builtins, name))
+
+
+def inseparable(tests: str) -> str:
+    """Why `tests` have to run in the program's own process; "" where they need not."""
+    tree = ast.parse(tests)
+    own = {name for statement in tree.body for name in _bound(statement)} | set(dir(builtins))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", "") or ""]
+            if any("mock" in name for name in names) or "inspect" in names:
+                return "they patch or inspect the program"
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and _is_module(node.value):
+            return f"they set {ast.unparse(node)}"
+        if isinstance(node, ast.ClassDef):
+            for base in node.bases:
+                if isinstance(base, ast.Name) and base.id not in own:
+                    return f"they derive from the program's {base.id}"
+    return ""
+
+
+def _bound(statement: ast.stmt) -> list[str]:
+    """Names that a statement of the top level binds, but for those that it takes from the program."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [statement.name]
+    if isinstance(statement, ast.ImportFrom) and statement.module == SOLUTION:
+        return []
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return [(alias.asname or alias.name).partition(".")[0] for alias in statement.names]
+    return [node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+
+
+def _is_module(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in ("sys", "builtins", "os", "time", "random", SOLUTION)
+
+
+def _is_solution(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == SOLUTION
+
+
+def counted(tests: str) -> bool:
+    """Whether tests that reach no assertion have tested nothing: there is an assertion, and nothing is raised."""
+    nodes = list(ast.walk(ast.parse(tests)))
+    return not any(isinstance(node, ast.Raise) for node in nodes)
 
 
 def _call(statement: ast.stmt, candidate: str, entry_point: str) -> Call | None:

@@ -5,15 +5,18 @@ Sandbox Fusion server. They get the standard library alone, `timeout_seconds` of
 clock, and `memory_mb` MiB of address space. The first failure decides: `wrong` (an answer or an assertion), `error`
 (another exception, an exit code, too much output) or `timeout`.
 
-Unit tests that only compare calls with literals are separated: the solution's process gets the arguments and gives back
-values, which are compared outside. What it does not protect against: other tests in Python (loops, tolerances, test
-cases) run in the same process as the code they test. Code that sets out to cheat can read those, make objects that are
-equal to everything, or find the secret that the harness tells at the end; a policy under training may learn that.
+The program has a process of its own: arguments go in, values come out, and comparing happens elsewhere (`apart`), so
+that neither the tests nor what they expect is there to be found. Tests that patch or inspect the program, derive from
+its classes, or hand it objects of classes of their own cannot be kept from it: what passes them is `passed in one
+process`, and code that sets out to cheat may have. And no judge is better than its tests: where they compare two
+objects that the program made, the program's own `__eq__` decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from learnalign.errors import RewardError
 from learnalign.rewards.code.programs import programs
@@ -54,7 +57,8 @@ class CodeVerifier(Verifier):
         if prompts is None:
             prompts = [Prompt(id=f"at position {position}") for position in range(len(responses))]
         check_lengths(responses, answers, prompts)
-        cases = [programs(*case) for case in zip(responses, answers, prompts, strict=True)]
+        with _long_numbers():
+            cases = [programs(*case) for case in zip(responses, answers, prompts, strict=True)]
         limit = 2 * self._timeout_seconds + OVERHEAD_SECONDS
         outcomes = iter(self._pool.run([Question(case, limit * len(case)) for case in cases if case]))
         return [
@@ -72,10 +76,22 @@ class CodeVerifier(Verifier):
         self._pool.close()
 
 
+@contextmanager
+def _long_numbers() -> Iterator[None]:
+    """Numbers of any length are read: tests may have more than 4,300 digits."""
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        yield
+    finally:
+        sys.set_int_max_str_digits(before)
+
+
 def _verdict(outcome: Reply) -> Verdict:
     if outcome.lost:
         return verdict(False, outcome.lost)
     assert isinstance(outcome.reply, dict)
     if "failed" in outcome.reply:
         raise RewardError(outcome.reply["failed"])
-    return verdict(outcome.reply["how"] == "passed", outcome.reply["how"])
+    how = str(outcome.reply["how"])
+    return verdict(how.startswith("passed"), how)

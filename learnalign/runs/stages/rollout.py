@@ -6,7 +6,9 @@ Where responses are spread over the prompts by what is known of them, they are s
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 
 from learnalign import files
 from learnalign.config import section_dict
 from learnalign.errors import PolicyError, PoolError
-from learnalign.policy import Renderer, adapter_base, load_renderer, policy_digest
+from learnalign.gradient import Sketcher
+from learnalign.policy import Renderer, adapter_base, load_policy, load_renderer, policy_digest
 from learnalign.pool import stored_prompts
 from learnalign.progress import Progress
 from learnalign.rollout.allocation import Counts, Round, next_round, rounds
+from learnalign.rollout.parts import parts_of
 from learnalign.runs.directory import RunDir
 from learnalign.runs.rounds import Rounds, TokenizedPrompt
 from learnalign.runs.stages import Outcome, told_to_templates
@@ -33,8 +38,8 @@ NAME = "rollout"
 PRODUCTS = ("rollouts",)
 COSTLY = True
 
-OPERATION = ("base_urls", "concurrency", "patience_seconds", "tensor_parallel")
-"""Settings of [rollout] that decide how and where responses are sampled, not which."""
+OPERATION = ("base_urls", "concurrency", "patience_seconds", "tensor_parallel", "max_logprob_gap")
+"""Settings of [rollout] that decide how and where responses are sampled and checked, not which."""
 MANY_CUT = 0.1
 """Share of cut responses from which on success rates say more about the limit than about the policy."""
 HALVING = ("budget", "keep")
@@ -95,18 +100,25 @@ def _check_count(run: RunDir) -> None:
 
 
 def _check_sketch(run: RunDir, renderer: Renderer) -> None:
-    """Refuse at once, before anything is sampled, a policy that the sketch would refuse after it."""
+    """Refuse at once, before anything is sampled, a policy that the sketch would refuse after it.
+
+    The last to know is the sketcher itself, which is opened once, and closed before an engine wants the memory.
+    """
     sketch = run.config.sketch
     if sketch.space == "lora" and adapter_base(renderer.name) is None:
         raise PolicyError(f"sketch.space is 'lora', but the policy {renderer.name!r} is no LoRA adapter: use 'full'")
-    if not sketch.reference:
-        return
-    other = load_renderer(replace(run.config.policy, model=sketch.reference)).vocabulary
-    if other != renderer.vocabulary:
-        raise PolicyError(
-            f"the reference policy {sketch.reference!r} has a vocabulary of {other:,} tokens, and the policy "
-            f"{renderer.vocabulary:,}: the KL term needs the same"
-        )
+    if sketch.reference:
+        other = load_renderer(replace(run.config.policy, model=sketch.reference)).vocabulary
+        if other != renderer.vocabulary:
+            raise PolicyError(
+                f"the reference policy {sketch.reference!r} has a vocabulary of {other:,} tokens, and the policy "
+                f"{renderer.vocabulary:,}: the KL term needs the same"
+            )
+    if not parts_of(run.path / "rollouts", 0):
+        Sketcher(load_policy(run.policy).model, replace(sketch, kl_beta=0.0), say=lambda _: None)
+        if torch.cuda.is_available():
+            gc.collect()  # the model and what looks into it hold each other
+            torch.cuda.empty_cache()
 
 
 def _keep(run: RunDir) -> int:
@@ -174,8 +186,11 @@ def _notes(run: RunDir, renderer: Renderer, skipped: list[tuple[str, str]], cut:
             notes.append("warning: the pool has tools, and the chat template does not show them to the policy")
     if policy.instruction and messages.null_count == 0:
         notes.append("policy.instruction changes nothing: all prompts are chat messages, which stay as they are")
-    if policy.chat_template_kwargs and renderer.tokenizer.chat_template is None:
-        notes.append("policy.chat_template_kwargs changes nothing: the tokenizer has no chat template")
+    notes += [
+        f"policy.chat_template_kwargs: {name} changes nothing: the tokenizer's chat template does not ask for it"
+        for name in json.loads(policy.chat_template_kwargs or "{}")
+        if name != "chat_template" and name not in str(renderer.tokenizer.chat_template)
+    ]
     if cut > MANY_CUT:
         notes.append(f"warning: {cut:.1%} of the responses were cut at {most:,} tokens: raise rollout.max_new_tokens")
     elif cut:

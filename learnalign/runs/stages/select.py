@@ -114,6 +114,7 @@ def _prompts(run: RunDir, among: pa.Table, progress: Progress) -> Prompts:
             config.neighbor_seconds,
             run.config.policy.device,
             partial(progress.track, NAME, unit="prompts"),
+            config.neighbors,
         ),
     )
 

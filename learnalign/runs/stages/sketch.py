@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch import nn
 
-from learnalign.gradient import FOLD_VERSION, Group, Sketcher
+from learnalign.gradient import FOLD_VERSION, Group, Sketched, Sketcher
 from learnalign.policy import load_policy, policy_digest
 from learnalign.progress import Progress
 from learnalign.rollout.parts import groups
 from learnalign.runs.directory import RunDir
+from learnalign.runs.gaps import Gaps
 from learnalign.runs.stages import Outcome, graded_input
 from learnalign.store import SketchWriter
 
@@ -27,6 +30,8 @@ Row = tuple[str, float, Group]
 """A prompt's id, success rate, and responses with rewards."""
 WINDOW = 512
 """Prompts among which batches of like length are made; bounds what is in memory."""
+CHECKED = 8
+"""Prompts that are compared with the policy where none is learnable: a wrong policy may be the reason."""
 MEANING = ("rank", "weighting", "advantage_std", "responses_used", "space", "kl_beta")
 """Settings beside those of the random map that decide what a sketch is, and not only how it is computed."""
 
@@ -76,6 +81,7 @@ def sketch_rows(
     sketcher = _sketcher(run, progress)
     folder = run.path / "sketches"
     with SketchWriter(folder, dimension=config.dimension, dtype=config.dtype, identity=bound) as writer:
+        gaps = _gaps(run, folder, writer.done)
         if writer.done:
             progress.say(f"sketch: {len(writer.done):,} of {total:,} gradients were there")
         with progress.track(NAME, total, "prompts", done=len(writer.done)) as advance:
@@ -85,8 +91,14 @@ def sketch_rows(
                 if not todo:
                     continue
                 ids, success, todo_groups = (list(column) for column in zip(*todo, strict=True))
-                writer.append(ids, np.array(success), _sketch(sketcher, todo_groups))
+                found = _sketch(sketcher, todo_groups)
+                gaps.add(ids, found.gaps)
+                writer.append(ids, np.array(success), found.phi)
                 advance(len(ids))
+        if not total and (unlearnable := list(islice(recorded_rows(run), CHECKED))):
+            ids, todo_groups = (list(column) for column in zip(*unlearnable, strict=True))
+            gaps.add(ids, sketcher.measure(todo_groups).gaps)
+        gaps.require()
     coverage = sketcher.coverage
     facts = {
         "covered_weights": coverage.covered,
@@ -97,8 +109,15 @@ def sketch_rows(
         "prompts_shared": not sketcher.unshared,
         "prompts_unshared_because": sketcher.unshared,
         "logits_whole_because": sketcher.head.whole,
+        "logprob_gap": gaps.facts(),
     }
-    return Outcome(total, facts=facts)
+    return Outcome(total, gaps.notes(total), facts)
+
+
+def _gaps(run: RunDir, folder: Path, done: Container[str]) -> Gaps:
+    sampled_in = run.record("rollout").get("policy", {}).get("dtype")
+    exact = sampled_in in ("float32", "float64")  # and sketched in it, for both are policy.dtype
+    return Gaps(folder, done, most=run.config.rollout.max_logprob_gap, policy=run.policy.model, exact=exact)
 
 
 def _sketcher(run: RunDir, progress: Progress) -> Sketcher:
@@ -118,8 +137,9 @@ def _reference(run: RunDir) -> nn.Module | None:
     return load_policy(replace(run.config.policy, model=name)).model if name else None
 
 
-def _sketch(sketcher: Sketcher, groups: list[Group]) -> np.ndarray:
-    return sketcher.sketch(groups).astype(np.float32, copy=False)
+def _sketch(sketcher: Sketcher, groups: list[Group]) -> Sketched:
+    found = sketcher.measure(groups)
+    return found._replace(phi=found.phi.astype(np.float32, copy=False))
 
 
 def _batches(stream: Iterator[Row], sketcher: Sketcher, batch_tokens: int) -> Iterator[list[Row]]:
@@ -144,7 +164,8 @@ def rows_of(run: RunDir) -> Iterator[Row]:
     With `sketch.mask_truncated` the tokens of cut responses weigh nothing, and prompts without another are left out.
     """
     masked = run.config.sketch.mask_truncated
-    columns = (("prompt_id", "prompt_tokens", "tokens", *(["finish"] if masked else [])), ("correct", "reward"))
+    read = ("prompt_id", "prompt_tokens", "tokens", "logprobs", *(["finish"] if masked else []))
+    columns = (read, ("correct", "reward"))
     for rows in groups((run.path / "rollouts", run.path / "rewards"), columns):
         if not _has_gradient(run, rows):
             continue
@@ -153,8 +174,27 @@ def rows_of(run: RunDir) -> Iterator[Row]:
         if masked:
             ends = rows["finish"].to_pylist()
             weights = [[float(end == "stop")] * len(one) for one, end in zip(tokens, ends, strict=True)]
-        group = Group(rows["prompt_tokens"][0].as_py(), tokens, rows["reward"].to_pylist(), weights)
+        logs = _recorded(rows["logprobs"].to_pylist(), tokens)
+        group = Group(rows["prompt_tokens"][0].as_py(), tokens, rows["reward"].to_pylist(), weights, logs)
         yield rows["prompt_id"][0].as_py(), float(np.mean(rows["correct"].to_numpy())), group
+
+
+def recorded_rows(run: RunDir) -> Iterator[tuple[str, Group]]:
+    """Every sampled prompt with rewards that give it a gradient: only its log-probabilities are of interest."""
+    for rows in groups((run.path / "rollouts",), (("prompt_id", "prompt_tokens", "tokens", "logprobs"),)):
+        tokens = rows["tokens"].to_pylist()
+        logs, rewards = _recorded(rows["logprobs"].to_pylist(), tokens), [1.0, *[0.0] * (len(tokens) - 1)]
+        yield (
+            rows["prompt_id"][0].as_py(),
+            Group(rows["prompt_tokens"][0].as_py(), tokens, rewards, log_probabilities=logs),
+        )
+
+
+def _recorded(logs: list[list[float] | None], tokens: list[list[int]]) -> list[list[float]] | None:
+    """Log-probabilities of every token, NaN where one is not known; None where none are, as in an imported log."""
+    if all(one is None for one in logs):
+        return None
+    return [[math.nan] * len(y) if one is None else one for one, y in zip(logs, tokens, strict=True)]
 
 
 def _has_gradient(run: RunDir, rows: pa.Table) -> bool:
