@@ -71,7 +71,7 @@ Pool = Annotated[
     typer.Option(
         "--pool",
         help="Prompts with answers: a JSONL, JSON or Parquet file, a folder, a glob, or a cached data set of the hub. "
-        "Give it several times for several.",
+        "Give it several times for several, with #1000, #30% or #0:500 behind a file for a part of it.",
     ),
 ]
 ProblemColumn = Annotated[str | None, typer.Option("--problem-column", help="Column of the pool with the problem.")]
@@ -124,6 +124,12 @@ def _work(
         from learnalign.runs.directory import create_run
 
         asked = _config(run, config, named, settings or [])
+        if last == "plan":
+            from learnalign.runs.plan import plan
+
+            found = plan(create_run(run, asked), asked, quiet or as_json)
+            print(json.dumps(found.facts()) if as_json else "\n".join(found.lines()))
+            return
         if last == "warmup" and not asked.warmup.prompts:
             asked = parse_assignment(asked, f"warmup.prompts={WARMUP_PROMPTS}")
         opened = create_run(run, asked)
@@ -139,12 +145,17 @@ def _config(run: Path, file: Path | None, named: dict[str, dict[str, Any]], sett
     there = open_run(run).config if (run / "manifest.json").exists() else c.Config()
     config = c.read_config(file) if file else there
     config = c.parse_assignments(config, settings, named)
-    source, _, function = config.reward.verifier.rpartition(":")
-    if source and not Path(source).is_absolute():
-        config = c.with_values(
-            config, {"reward": {"verifier": f"{Path(source).absolute()}:{function}"}}, "command line"
-        )
-    return config
+    reward = config.reward
+    by_source = {source: _verifier(name) for source, name in reward.by_source.items()}
+    return c.with_values(
+        config, {"reward": {"verifier": _verifier(reward.verifier), "by_source": by_source}}, "command line"
+    )
+
+
+def _verifier(name: str) -> str:
+    """A verifier as it is found from everywhere: the file of a function made absolute."""
+    file, _, function = name.rpartition(":")
+    return f"{Path(file).absolute()}:{function}" if file else name
 
 
 def _named(**given: Any) -> dict[str, dict[str, Any]]:
@@ -239,6 +250,7 @@ def _add_stage(name: str, last: str, text: str) -> None:
 
 
 _add_stage("run", "report", "Select prompts: run all stages, or go on where it stopped.")
+_add_stage("plan", "plan", "Say what a run will cost, from some of its prompts.")
 _add_stage("warmup", "warmup", "Train the policy a little on 300 random prompts of the pool.")
 _add_stage("rollout", "rollout", "Read the pool and sample responses to every prompt.")
 _add_stage("reward", "reward", "Do what rollout does, and judge the responses.")
@@ -395,6 +407,34 @@ def export(
         for note in written.notes:
             print(note)
         print(f"all prompts with what was measured: {written.parquet} (and .jsonl)")
+
+
+@app.command()
+def suspects(
+    run: RunArgument,
+    against: Annotated[
+        str, typer.Option("--against", help="Pool file of a test set: list copies of its problems, too.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List prompts whose reference answer is probably wrong."""
+    with _reported(run):
+        from learnalign.runs.directory import open_run
+        from learnalign.runs.suspects import find_suspects, write_suspects
+        from learnalign.suspects import SIGNALS
+
+        opened = open_run(run)
+        found = find_suspects(opened, against)
+        file = write_suspects(opened, found)
+        if as_json:
+            print(json.dumps([one._asdict() for one in found], ensure_ascii=False))
+            return
+        for signal, meaning in SIGNALS.items():
+            own = [one for one in found if one.signal == signal]
+            print(f"{signal}: {len(own):,} ({meaning})")
+            for one in own:
+                print(f"  {one.prompt_id}: {one.evidence}")
+        print(f"with answers and problems: {file}; how far to trust a signal: learnalign guide suspects")
 
 
 @app.command()

@@ -155,8 +155,13 @@ class RewardConfig(Section):
     verifier: str = "math"
     """`math` (exact match, then math-verify), `exact`, `choice` (letters), `code`, `file.py:function`,
     or `imported` (the rewards that `learnalign import` read)."""
+    by_source: dict[str, str] = field(default_factory=dict)
+    """A verifier for every source of the pool, in place of `verifier`: `[reward.by_source]` with the sources as keys,
+    or `--set reward.by_source.SOURCE=VERIFIER`."""
     threshold: float = bounded(1.0, above=-math.inf)
     """Where a function gives rewards: a response is correct (counts for p) from this reward on."""
+    graded: bool = False
+    """No reward means correct: learnability is the variance of a prompt's rewards in place of p (1 - p)."""
     sandbox_url: str = ""
     """Sandbox Fusion server that runs programs for `code`; empty runs them in a sandbox on this machine."""
     weak_sandbox: bool = False
@@ -164,6 +169,15 @@ class RewardConfig(Section):
     workers: int = bounded(2, above=0)
     timeout_seconds: float = bounded(5.0, above=0)
     memory_mb: int = bounded(2048, above=0)
+
+    @property
+    def verifiers(self) -> tuple[str, ...]:
+        """All that are in use."""
+        return tuple(dict.fromkeys(self.by_source.values())) or (self.verifier,)
+
+    def verifier_of(self, source: str) -> str:
+        """The verifier of a source; "" where there is none."""
+        return self.by_source.get(source, "") if self.by_source else self.verifier
 
 
 @dataclass(frozen=True)
@@ -303,11 +317,22 @@ def _check_together(config: Config) -> None:
             f"reward.verifier must be one of {', '.join(VERIFIERS)}, or a function as file.py:function, "
             f"found {config.reward.verifier!r}"
         )
+    for source, verifier in config.reward.by_source.items():
+        if verifier == "imported" or (verifier not in VERIFIERS and not FUNCTION.fullmatch(verifier)):
+            raise ConfigError(
+                f"reward.by_source: the verifier of {source!r} must be one of {', '.join(VERIFIERS[:-1])}, or a "
+                f"function as file.py:function, found {verifier!r}"
+            )
     if config.reward.sandbox_url and not config.reward.sandbox_url.startswith(("http://", "https://")):
         raise ConfigError(f"reward.sandbox_url must be an http address, found {config.reward.sandbox_url!r}")
     if config.rollout.engine == "server" and not config.rollout.base_urls:
         raise ConfigError("rollout.engine is server: name it, --set rollout.base_urls=http://host:8000/v1")
     rollout = config.rollout
+    if config.reward.graded and rollout.allocation != "fixed":
+        raise ConfigError(
+            f"rollout.allocation = {rollout.allocation} goes by which responses are correct, and with reward.graded "
+            "none is: set rollout.allocation=fixed"
+        )
     if rollout.allocation == "halving" and not 2 < rollout.budget < rollout.responses:
         raise ConfigError(
             "rollout.budget (responses a prompt on average) must be more than 2 and less than rollout.responses "
@@ -360,8 +385,9 @@ def choices(key: str) -> tuple[str, ...]:
 
 def get(config: Config, key: str) -> Any:
     """The value at a dotted key such as `rollout.seed`."""
-    section, name = key.split(".")
-    return getattr(getattr(config, section), name)
+    section, name, *entry = key.split(".", 2)
+    value = getattr(getattr(config, section), name)
+    return value[entry[0]] if entry and entry[0] in value else value
 
 
 def read_config(path: str | Path) -> Config:
@@ -411,6 +437,9 @@ def _clean_section(kind: Any, section: str, values: dict[str, Any], where: str) 
         if expected == str | tuple[str, ...]:
             clean[name] = _one_or_several(value, f"{where}: {section}.{name}")
             continue
+        if expected == dict[str, str]:
+            clean[name] = _texts_by_name(value, f"{where}: {section}.{name}")
+            continue
         if type(value) is not (str if get_origin(expected) is Literal else expected):
             kind = "text" if get_origin(expected) is Literal else expected.__name__
             raise ConfigError(f"{where}: {section}.{name} must be {kind}, found {type(value).__name__} {value!r}")
@@ -425,6 +454,13 @@ def _one_or_several(value: Any, where: str) -> str | tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
         raise ConfigError(f"{where} must be text or a list of texts, found {value!r}")
     return value[0] if len(value) == 1 else tuple(value)
+
+
+def _texts_by_name(value: Any, where: str) -> dict[str, str]:
+    """A table of texts. Raises `ConfigError`."""
+    if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+        raise ConfigError(f"{where} must be a table of texts, found {value!r}")
+    return dict(value)
 
 
 def parse_assignment(config: Config, assignment: str) -> Config:
@@ -443,7 +479,10 @@ def parse_assignments(
     given: dict[str, dict[str, Any]] = {}
     for assignment in assignments:
         for section, values in _clean(_assigned(assignment), f"--set {assignment}").items():
-            given.setdefault(section, {}).update(values)
+            own = given.setdefault(section, {})
+            for name, value in values.items():  # of a table, the entry that is named
+                before = own.get(name, getattr(getattr(config, section), name))
+                own[name] = {**before, **value} if isinstance(value, dict) else value
     for section, values in _clean(named or {}, "command line").items():
         given.setdefault(section, {}).update(values)
     return _applied(config, given)
@@ -456,7 +495,11 @@ def _assigned(assignment: str) -> dict[str, dict[str, Any]]:
     if not (equals and dot):
         raise ConfigError(f"--set expects section.key=value, found {assignment!r}")
     sections = get_type_hints(Config)
-    kind = get_type_hints(sections[section]).get(name, str) if section in sections else str
+    hints = get_type_hints(sections[section]) if section in sections else {}
+    table, _, entry = name.partition(".")
+    if entry and hints.get(table) == dict[str, str]:
+        return {section: {table: {entry: text}}}
+    kind = hints.get(name, str)
     value: Any = text
     if kind is bool:
         if text not in ("true", "false"):

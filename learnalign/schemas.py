@@ -21,6 +21,7 @@ POOL = pa.schema(
         "messages": pa.string(),  # chat messages as JSON; null for a plain problem
         "answer": pa.string(),  # never empty
         "source": pa.string(),  # "" if there is none
+        "tools": pa.string(),  # JSON list of what the chat template is told of; null without; left out if all are null
     }
 )
 ROLLOUTS = pa.schema(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from learnalign.config import PolicyConfig, PoolConfig
+from learnalign.config import Config, PolicyConfig, PoolConfig, RolloutConfig, SelectConfig, WarmupConfig
 from learnalign.demo.run import POLICY
 from learnalign.errors import PoolError
 from learnalign.policy import load_renderer
 from learnalign.pool import Pool, read_pool
 from learnalign.pool.export import write_selection
+from learnalign.progress import Progress
 from learnalign.rewards import make_verifier
 from learnalign.rewards.answers.alternatives import alternatives
+from learnalign.runs import pipeline
+from learnalign.runs.directory import create_run
 
 datasets = pytest.importorskip("datasets")
 Row = dict[str, Any]
@@ -93,6 +98,9 @@ def test_a_selection_is_read_back_unchanged(tmp_path: Path, layout: Callable[[in
     picked = [7, 0, 3]
     files = write_selection(path, picked, {"learnalign_rank": np.arange(3)}, tmp_path)
     assert read_back(files.parquet, tmp_path / "cache") == [expected[k] for k in picked]
+    if layout not in (multi_turn, swift):  # whose objects differ: datasets fills them up with nulls
+        back = datasets.Dataset.from_json(str(files.jsonl), cache_dir=str(tmp_path / "cache")).to_list()
+        assert back == [{**expected[k], "learnalign_rank": rank} for rank, k in enumerate(picked)]
 
 
 def test_images_are_read_back_unchanged(tmp_path: Path) -> None:
@@ -232,11 +240,70 @@ def test_one_bad_row_in_a_hundred_is_left_out_and_listed(tmp_path: Path) -> None
 # --- prompts ---
 
 
-def test_tools_that_the_policy_is_not_shown_are_told(tmp_path: Path) -> None:
-    expected = "the column 'tools' is not given to the chat template: prompts are sampled without tools"
-    assert expected in pool_of(tmp_path, [swift(k) for k in range(3)]).notes
+TOOL_TEMPLATE = (
+    "{% if tools %}{% for t in tools %}<tool>{{ t.function.name }}({{ t.function.parameters | tojson }})</tool>"
+    "{% endfor %}{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}"
+)
+
+
+def tool(name: str, **parameters: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+@pytest.mark.parametrize("how", ["objects", "text", "texts", "parquet", "nemo gym"])
+def test_tools_reach_the_chat_template(tmp_path: Path, how: str) -> None:
+    """As datasets hold them; a column of structs has nulls for what only the other row's tools have."""
+    tools = [tool("add", a={"type": "int"}), tool("sort", items={"type": "list"})]
+    rows = [{"prompt": chat("12+30"), "answer": "42", "tools": [one]} for one in tools]
+    if how == "text":
+        rows = [{**row, "tools": json.dumps(row["tools"])} for row in rows]
+    if how == "texts":
+        rows = [{**row, "tools": [json.dumps(one) for one in row["tools"]]} for row in rows]
+    if how == "nemo gym":
+        rows = [{"responses_create_params": {"input": r["prompt"], "tools": r["tools"]}, "answer": "42"} for r in rows]
+    if how == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
+        assert pq.read_table(tmp_path / "p.parquet")["tools"][0].as_py()[0]["function"]["parameters"]["items"] is None
+        pool = read_pool(PoolConfig(path=str(tmp_path / "p.parquet")))
+    else:
+        pool = pool_of(tmp_path, rows)
+    assert [json.loads(one) for one in pool.prompts["tools"].to_pylist()] == [[one] for one in tools]
+    assert pool.notes == ()  # two prompts that differ in their tools are no copies
+    policy = load_renderer(PolicyConfig(model=str(POLICY)))
+    tokenizer = deepcopy(policy.tokenizer)
+    tokenizer.chat_template = TOOL_TEMPLATE
+    shown = replace(policy, tokenizer=tokenizer)
+    first = pool.prompts.select(["problem", "messages", "tools"]).to_pylist()[0]
+    assert shown.render(**first) == '<tool>add({"a": {"type": "int"}})</tool>Be brief.12+30'
+    assert shown.encode(**first) != shown.encode(first["problem"], first["messages"])
+
+
+def test_a_template_that_shows_no_tools_is_told(tmp_path: Path) -> None:
+    """The demo's policy knows none."""
+    rows = [{"prompt": chat(f"{k}+30"), "answer": "42", "tools": [tool("add")]} for k in range(3)]
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = Config(
+        pool=PoolConfig(path=str(tmp_path / "pool.jsonl")),
+        policy=PolicyConfig(model=str(POLICY)),
+        rollout=RolloutConfig(max_new_tokens=2, responses=2),
+        select=SelectConfig(n=1),
+    )
+    run = create_run(tmp_path / "run", asked)
+    pipeline.work(run, asked, "rollout", Progress(quiet=True))
+    expected = "warning: the pool has tools, and the chat template does not show them to the policy"
+    assert expected in run.record("rollout")["notes"]
+    warmed = replace(asked, warmup=WarmupConfig(prompts=1))
+    with pytest.raises(PoolError, match="a warm-up is not shown the pool's tools"):
+        pipeline.work(create_run(tmp_path / "warm", warmed), warmed, "warmup", Progress(quiet=True))
+
+
+def test_tools_that_are_no_schemas_are_told(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([{**verl(1), "tools": ["calc"]}]), tmp_path / "p.parquet")
-    assert read_pool(PoolConfig(path=str(tmp_path / "p.parquet"))).notes == (expected,)
+    pool = read_pool(PoolConfig(path=str(tmp_path / "p.parquet")))
+    assert pool.notes == (
+        "1 prompts are sampled without tools: column 'tools' holds 'calc', which is no JSON schema of a tool",
+    )
+    assert pool_of(tmp_path, [{**verl(1), "tools": []}]).notes == ()
 
 
 def test_nemo_gym(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from learnalign.pool.columns import answer_text, last_boxed
 from learnalign.pool.reading import BATCH
 from learnalign.schemas import POOL
 
+NO_TOOLS = {"tools": None}
+
 
 def lines(path: Path, records: list[Any], end: str = "\n") -> Path:
     path.write_bytes("".join(json.dumps(record) + end for record in records).encode())
@@ -66,7 +68,7 @@ def test_plain_columns_by_name(tmp_path: Path, problem: str, answer: str) -> Non
     pool = read(lines(tmp_path / "p.jsonl", [{"level": 1, problem: "1+1?", answer: "2"}]))
     assert pool.prompts.schema.equals(POOL)
     assert pool.columns == {"problem": problem, "answer": answer}
-    expected = {"row": 0, "prompt_id": "0", "problem": "1+1?", "messages": None, "answer": "2", "source": ""}
+    expected = {"row": 0, "prompt_id": "0", "problem": "1+1?", "messages": None, "answer": "2", "source": ""} | NO_TOOLS
     assert pool.prompts.to_pylist() == [expected]
 
 
@@ -115,7 +117,7 @@ def test_verl_parquet(tmp_path: Path) -> None:
     }
     row = pool.prompts.to_pylist()[1]
     assert json.loads(row.pop("messages")) == chat("What is 3?")
-    assert row == {"row": 1, "prompt_id": "3", "problem": "What is 3?", "answer": "3", "source": "gsm8k"}
+    assert row == {"row": 1, "prompt_id": "3", "problem": "What is 3?", "answer": "3", "source": "gsm8k"} | NO_TOOLS
 
 
 def test_verl_json_lines_give_the_same_as_parquet(tmp_path: Path) -> None:
@@ -173,7 +175,7 @@ def test_columns_by_option_dotted_or_not(tmp_path: Path) -> None:
         id_column="meta.id",
         source_column="kind",
     )
-    expected = {"row": 0, "prompt_id": "a", "problem": "t", "messages": None, "answer": "3", "source": "7"}
+    expected = {"row": 0, "prompt_id": "a", "problem": "t", "messages": None, "answer": "3", "source": "7"} | NO_TOOLS
     assert pool.prompts.to_pylist() == [expected]
 
 

@@ -260,6 +260,9 @@ def test_the_whole_pool_is_written_back_with_what_was_measured(finished: Path, t
         assert table[f"learnalign_{name}"].to_pylist() == scores[name].to_pylist()
     rows = [json.loads(line) for line in (run / "all.jsonl").read_text().splitlines()]
     assert [row["learnalign_success_rate"] for row in rows] == scores["success_rate"].to_pylist()
+    datasets = pytest.importorskip("datasets")
+    back = datasets.Dataset.from_parquet(str(run / "all.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert back["learnalign_state"][:] == scores["state"].to_pylist()
     assert CliRunner().invoke(app, ["export", str(run)]).exit_code == 2
     manifest = json.loads((run / "manifest.json").read_text())
     del manifest["stages"]["score"]

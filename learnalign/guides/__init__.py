@@ -14,6 +14,7 @@ TOPICS = (
     "sampling",
     "rewards",
     "importing",
+    "suspects",
     "strategies",
     "online",
     "python",

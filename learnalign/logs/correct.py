@@ -20,21 +20,23 @@ def counts_as_correct(logged: Logged, threshold: float) -> bool:
     return logged.correct if logged.correct is not None else is_correct(logged.reward or 0.0, threshold)
 
 
-def checked(logged: list[Logged], threshold: float, named: bool) -> str:
+def checked(logged: list[Logged], threshold: float, named: bool, graded: bool = False) -> str:
     """The distinct rewards with how many count as correct, as a note.
 
-    named: a person named the column of verdicts, so that it may go against the rewards. Raises `LogError`.
+    named: a person named the column of verdicts, so that it may go against the rewards. graded: no reward means
+    correct. Raises `LogError`.
     """
     numbers: dict[object, int] = {}
     prompts = [numbers.setdefault(prompt_key(one), len(numbers)) for one in logged]
     rewards = np.array([one.reward or 0.0 for one in logged], np.float64)
     correct = np.array([counts_as_correct(one, threshold) for one in logged], np.bool_)
     listed = distinct_rewards(rewards, correct)
-    problem = all_or_nothing(prompts, rewards, correct)
+    problem = "" if graded else all_or_nothing(prompts, rewards, correct)
     if problem:
         raise LogError(
             f"{problem} ({listed}): say from which reward on a response is correct with --set reward.threshold=X "
-            f"(now {threshold:g}), or name the column that decides with --correct-column"
+            f"(now {threshold:g}), name the column that decides with --correct-column, or say that no reward means "
+            "correct with --set reward.graded=true"
         )
     inverted = None if named else contradiction(prompts, rewards, correct)
     if inverted is not None:

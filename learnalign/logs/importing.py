@@ -41,6 +41,7 @@ from learnalign.logs.matching import (
 from learnalign.logs.reader import read_logs
 from learnalign.logs.record import Logged, Tokens
 from learnalign.policy import Renderer, load_renderer
+from learnalign.pool import stored_prompts
 from learnalign.progress import Progress
 from learnalign.rollout.parts import part_name
 from learnalign.runs import pipeline
@@ -74,7 +75,7 @@ def import_rollouts(
     logged = list(read_logs(logs, reward_column, correct_column, config.reward.threshold, notes))
     config = _with_verifier(config, logged)
     if config.reward.verifier == "imported":
-        notes.append(checked(logged, config.reward.threshold, bool(correct_column)))
+        notes.append(checked(logged, config.reward.threshold, bool(correct_column), config.reward.graded))
     partial = directory.with_name(directory.name + files.PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)  # of an import that was killed
     run = create_run(partial, config)
@@ -145,7 +146,7 @@ def _with_verifier(config: Config, logged: list[Logged]) -> Config:
         return config
     if without:
         raise LogError(f"{without:,} of {len(logged):,} logged responses have no reward")
-    return replace(config, reward=replace(config.reward, verifier="imported"))
+    return replace(config, reward=replace(config.reward, verifier="imported", by_source={}))
 
 
 def _fill(run: RunDir, logged: list[Logged], notes: list[str], progress: Progress) -> None:
@@ -198,7 +199,7 @@ def _write_pool(run: RunDir, groups: list[list[Logged]]) -> list[str]:
 
 def _matched(run: RunDir, logged: list[Logged], policy: Renderer) -> tuple[list[LoggedGroup], list[Any], list[str]]:
     """Groups with their prompt of the pool, what is not in the pool, and what a person should know of it."""
-    pool = pq.read_table(run.path / "pool.parquet", columns=["prompt_id", "problem", "messages"]).to_pylist()
+    pool = stored_prompts(run.path / "pool.parquet", ["prompt_id", "problem", "messages"]).to_pylist()
     find = Finder(pool, policy)
     found: dict[str, LoggedGroup] = {}
     left_out: list[Any] = []
@@ -217,7 +218,7 @@ def _matched(run: RunDir, logged: list[Logged], policy: Renderer) -> tuple[list[
 
 def _own_groups(run: RunDir, groups: list[list[Logged]], policy: Renderer) -> list[LoggedGroup]:
     """The groups that the pool was made of, in its order."""
-    pool = pq.read_table(run.path / "pool.parquet", columns=["prompt_id", "problem", "messages"]).to_pylist()
+    pool = stored_prompts(run.path / "pool.parquet", ["prompt_id", "problem", "messages"]).to_pylist()
     return [
         LoggedGroup(row["prompt_id"], prompt_tokens(row, group[0], policy, True), group)
         for row, group in zip(pool, groups, strict=True)

@@ -123,14 +123,14 @@ class Finder:
             return True
         if logged.prompt_tokens is None:
             return False
-        rendered = np.array(self._policy.encode(row["problem"], row["messages"]), np.int32)
+        rendered = np.array(self._policy.encode(row["problem"], row["messages"], row.get("tools")), np.int32)
         own = self._policy.decode(logged.prompt_tokens.tolist())
         return np.array_equal(rendered, logged.prompt_tokens) or row["problem"].strip() in own
 
     def _render(self) -> None:
         """Every prompt as token ids, and as text with and without special tokens."""
         for row in self._pool:
-            tokens = self._policy.encode(row["problem"], row["messages"])
+            tokens = self._policy.encode(row["problem"], row["messages"], row.get("tools"))
             texts = (self._policy.decode(tokens), str(self._policy.tokenizer.decode(tokens)))
             self._by_rendering.setdefault(np.array(tokens, np.int32).tobytes(), row)
             for text in texts:
@@ -159,7 +159,7 @@ def prompt_tokens(row: dict[str, Any], logged: Logged, policy: Renderer, own: bo
     elif logged.form == "decoded" and own:
         tokens = policy.tokenizer(logged.prompt, add_special_tokens=False)["input_ids"]
     else:
-        tokens = policy.encode(row["problem"], row["messages"])
+        tokens = policy.encode(row["problem"], row["messages"], row.get("tools"))
     return np.array(tokens, np.int32)
 
 

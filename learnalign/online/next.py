@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from learnalign.cluster import session
 from learnalign.config import Config, WarmupConfig
-from learnalign.errors import CostlyProductsError, RunError
+from learnalign.errors import ConfigError, CostlyProductsError, RunError
 from learnalign.logs.importing import Sampled, logged_steps, out_of_range, response_tokens
 from learnalign.online import OnlineSelector
 from learnalign.online.pairs import Pairs
@@ -59,6 +59,8 @@ def next_prompts(
     logs: rollouts of the training since the last update (see `learnalign.logs`); the first update has none.
     Raises children of `LearnAlignError`; what was sketched stays.
     """
+    if config.reward.graded:
+        raise ConfigError("learnalign next goes by success rates: with reward.graded there are none; unset it")
     run = create_run(directory, config)
     with run.locked(), session():
         run.save_config(config)

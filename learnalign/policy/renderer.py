@@ -46,24 +46,24 @@ class Renderer:
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     """What the chat template is also told."""
 
-    def encode(self, problem: str, messages: str | None) -> list[int]:
+    def encode(self, problem: str, messages: str | None, tools: str | None = None) -> list[int]:
         """Token ids of a prompt: JSON chat messages as they are, or a plain problem as one user message.
 
-        Text that a chat template has made already is taken as it stands.
+        Text that a chat template has made already is taken as it stands. tools: JSON list of those that the template
+        is told of.
         """
-        return self.tokens(self.render(problem, messages))
+        return self.tokens(self.render(problem, messages, tools))
 
-    def render(self, problem: str, messages: str | None) -> str:
+    def render(self, problem: str, messages: str | None, tools: str | None = None) -> str:
         """A prompt as the text that the policy reads. Raises `PolicyError` for whatever a chat template raises."""
         if messages is None and RENDERED.search(problem):
             return problem
         if self.tokenizer.chat_template is None:
             return self.text(problem, messages)
         try:
+            told = {**self.template_kwargs, **({"tools": json.loads(tools)} if tools else {})}
             chat = self.chat(problem, messages)
-            text: str = self.tokenizer.apply_chat_template(
-                chat, tokenize=False, add_generation_prompt=True, **self.template_kwargs
-            )
+            text: str = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **told)
         except Exception as error:  # a template is a program of its own: TypeError, KeyError, ZeroDivisionError, ...
             shown = " ".join(problem.split())[:60]
             raise PolicyError(

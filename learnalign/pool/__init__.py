@@ -17,12 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from learnalign.config import PoolConfig
 from learnalign.files import sha256_file
 from learnalign.pool.reading import FilePool, read_file
 from learnalign.pool.records import RecordFile
-from learnalign.pool.sources import distinct_names, pool_files
+from learnalign.pool.sources import distinct_names, pool_shares
 from learnalign.schemas import POOL
 
 
@@ -32,7 +33,8 @@ class Pool:
 
     row (through all files, 0 for the first record; with a gap where a row had no answer), prompt_id (unique),
     problem (what a person would read; of chat messages the last one of the user), messages (JSON list of
-    {role, content}, null for a plain problem), answer (never empty), source ("" if none).
+    {role, content}, null for a plain problem), answer (never empty), source ("" if none), tools (JSON list, null if
+    none).
     """
 
     paths: tuple[Path, ...]
@@ -66,20 +68,23 @@ def read_pool(config: PoolConfig, answers: bool = True) -> Pool:
     of a named column that occurs twice in a file, images, a pool without any answer.
     """
     seen: set[bytes] = set()
-    files = pool_files(config.path)
+    files, shares = zip(*pool_shares(config.path), strict=True)
     read: list[FilePool] = []
-    for file, name in zip(files, distinct_names([file.path for file in files]), strict=True):
+    for file, name, share in zip(files, distinct_names([file.path for file in files]), shares, strict=True):
         rows = sum(part.rows for part in read)
         if config.limit and rows >= config.limit:
             break
         within = replace(config, limit=config.limit and config.limit - rows)
-        read.append(read_file(file, name, within, rows, answers, seen))
+        read.append(read_file(file, name, within, rows, answers, seen, share))
     columns: dict[str, dict[str, None]] = {}
     for part in read:
         for role, column in part.columns.items():
             columns.setdefault(role, {})[column] = None
     prompts, notes = (read[0].prompts, ()) if len(files) == 1 else _together(read)
     notes = (*notes, *dict.fromkeys(note for part in read for note in part.notes))
+    sliced = [part for part, share in zip(read, shares, strict=False) if share]
+    taken = [f"{part.name}: {part.taken:,} of {part.rows:,}" for part in sliced]
+    notes = (*notes, *([f"rows taken of {', '.join(taken)}"] if taken else []))
     return Pool(
         paths=tuple(file.path for file in files),
         sha256=pool_digest(files),
@@ -89,6 +94,18 @@ def read_pool(config: PoolConfig, answers: bool = True) -> Pool:
         unanswered=tuple(place if len(files) == 1 else f"{p.name}, {place}" for p in read for place in p.unanswered),
         notes=notes,
     )
+
+
+def stored(prompts: pa.Table) -> pa.Table:
+    """What goes to pool.parquet: without the column of tools, where there are none."""
+    return prompts.drop_columns(["tools"]) if prompts["tools"].null_count == len(prompts) else prompts
+
+
+def stored_prompts(file: Path, columns: Sequence[str]) -> pa.Table:
+    """These columns of a pool.parquet and its tools, which are null where it has none."""
+    has_tools = "tools" in pq.read_schema(file).names
+    table = pq.read_table(file, columns=[*columns, *(["tools"] if has_tools else [])])
+    return table if has_tools else table.append_column("tools", pa.nulls(len(table), pa.string()))
 
 
 def pool_digest(files: Sequence[RecordFile]) -> str:

@@ -37,6 +37,7 @@ ID = ("id", "prompt_id", "uid", "unique_id", "extra_info.index", "index")
 SOURCE = ("data_source", "source")
 SPLIT = ("extra_info.split", "split")
 IMAGES = ("images", "image")
+TOOLS = (("tools",), ("responses_create_params", "tools"))
 KINDS = {
     type(None): "nothing",
     dict: "an object",
@@ -70,12 +71,11 @@ class Columns:
     id_found: bool
     """The id column was found by name, not given."""
     images: ColumnPath = ()
-    tools: bool = False
-    """There is a column of tools, which is not read."""
+    tools: ColumnPath = ()
 
     def read(self, schema: pa.Schema) -> list[str]:
         """The columns that a columnar file has to read, of structs the fields alone."""
-        paths = (self.problem, self.answer, self.id, self.source, self.split, self.images)
+        paths = (self.problem, self.answer, self.id, self.source, self.split, self.images, self.tools)
         whole = {field.name for field in schema if not pa.types.is_struct(field.type)}
         return list(dict.fromkeys(path[0] if path[0] in whole else ".".join(path) for path in paths if path))
 
@@ -130,7 +130,7 @@ def find_columns(seen: dict[str, ColumnPath], config: PoolConfig, where: str, an
         source=_find(seen, "source", config.source_column, SOURCE, where),
         split=_find(seen, "split", "", SPLIT, where),
         id_found=not config.id_column,
-        tools=any(path[0] == "tools" for path in seen.values()),
+        tools=next((tools for path in seen.values() for tools in TOOLS if path[: len(tools)] == tools), ()),
         images=next(((path[0],) for name, path in seen.items() if name.split(".")[0] in IMAGES), ()),
     )
 
@@ -196,6 +196,34 @@ def answer_text(value: Any, worked: bool) -> str:
     elif worked:
         text = last_boxed(text) or text
     return text
+
+
+def tools_text(value: Any) -> str | None:
+    """The tools of a prompt as a JSON list of objects, None where there are none. Raises `ValueError` for other values.
+
+    As objects or as JSON text of them. Nulls in objects are left out: Parquet fills up what only other tools have.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else None
+        except ValueError:
+            raise ValueError(f"holds text that is no JSON: {value!r:.40}") from None
+    if not value:
+        return None
+    tools = [json.loads(one) if isinstance(one, str) and one[:1] == "{" else one for one in _listed(value)]
+    if not all(isinstance(tool, dict) for tool in tools):
+        raise ValueError(f"holds {tools[0]!r:.40}, which is no JSON schema of a tool")
+    return json.dumps([_without_nulls(tool) for tool in tools], ensure_ascii=False, default=str)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def scalar_text(value: Any) -> str:

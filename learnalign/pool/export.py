@@ -43,6 +43,7 @@ from learnalign.pool.records import (
     read_records,
     readable_parquet,
     records_of_table,
+    records_or_errors,
     row_count,
 )
 from learnalign.pool.sources import Paths, pool_files
@@ -205,8 +206,8 @@ def _selected_records(file: RecordFile, rows: list[int]) -> list[Record]:
 
 
 def _sample(file: RecordFile) -> list[Record]:
-    first = [record for _, (_, record) in zip(range(SAMPLE), read_records(file), strict=False)]
-    return [{k: v for k, v in record.items() if not k.startswith(OWN)} for record in first]
+    first = [record for _, (_, record) in zip(range(SAMPLE), records_or_errors(file), strict=False)]
+    return [{k: v for k, v in r.items() if not k.startswith(OWN)} for r in first if not isinstance(r, PoolError)]
 
 
 def _check_range(file: RecordFile, rows: list[int], count: int) -> None:

@@ -6,7 +6,7 @@ This module does not know which files a pool has (see `sources`), and does not p
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -27,10 +27,12 @@ from learnalign.pool.columns import (
     problem_text,
     required_at,
     source_text,
+    tools_text,
     value_at,
 )
-from learnalign.pool.records import RecordFile, parquet_file, read_records
+from learnalign.pool.records import Record, RecordFile, parquet_file, read_records, records_or_errors
 from learnalign.pool.remarks import remarks
+from learnalign.pool.share import Taken, taken_rows
 from learnalign.schemas import POOL
 
 BATCH = 8192
@@ -39,8 +41,8 @@ BATCH = 8192
 BAD_SHARE = 0.01
 """Of the rows that may be left out because they cannot be used."""
 
-Batch = list[tuple[int, dict[str, Any]]]
-"""Records with their places (see `records`)."""
+Batch = Sequence[tuple[int, Record | PoolError]]
+"""Records, or why they cannot be read, with their places (see `records`)."""
 
 # Two columns more than a caller sees: to make ids unique, and to say where they repeat.
 READ_SCHEMA = POOL.append(pa.field("split", pa.string())).append(pa.field("place", pa.int64()))
@@ -52,6 +54,8 @@ class FilePool(NamedTuple):
     name: str
     rows: int
     """Records that were read, answered or not."""
+    taken: int
+    """Of these: not left out by the share of the file that is asked for."""
     prompts: pa.Table
     columns: dict[str, str]
     unanswered: list[str]
@@ -59,11 +63,14 @@ class FilePool(NamedTuple):
 
 
 def read_file(
-    file: RecordFile, name: str, config: PoolConfig, first_row: int, answers: bool, seen: set[bytes]
+    file: RecordFile, name: str, config: PoolConfig, first_row: int, answers: bool, seen: set[bytes], share: str = ""
 ) -> FilePool:
-    """The prompts of one file, their rows numbered from `first_row`; copies of what was `seen` are left out."""
+    """The prompts of one file, their rows numbered from `first_row`; copies of what was `seen` are left out.
+
+    share: which rows are taken (see `learnalign.pool.share`); all, if empty.
+    """
     columns, batches = (_parquet if file.kind == "parquet" else _json)(file, config, answers)
-    read = _Read(file, columns, first_row, answers, seen, config.ignore_images)
+    read = _Read(file, columns, first_row, answers, seen, config.ignore_images, taken_rows(file, share))
     for batch in batches:
         read.add(batch)
     table = pa.Table.from_batches(read.tables, READ_SCHEMA)
@@ -78,15 +85,20 @@ def read_file(
             del names["id"]
     if columns.answer:
         notes += remarks(table["problem"].to_pylist(), table["answer"].to_pylist(), ".".join(columns.answer))
-    return FilePool(name, read.rows - first_row, table.select(POOL.names), names, read.unanswered, notes)
+    prompts = table.select(POOL.names)
+    return FilePool(name, read.rows - first_row, read.looked_at, prompts, names, read.unanswered, notes)
 
 
 def _json(file: RecordFile, config: PoolConfig, answers: bool) -> tuple[Columns, Iterator[Batch]]:
-    records = islice(read_records(file), config.limit or None)
+    records = islice(records_or_errors(file), config.limit or None)
     first = list(islice(records, BATCH))
     if not first:
         raise PoolError(f"the pool {file.path} is empty")
-    columns = find_columns(columns_of_records(record for _, record in first), config, str(file.path), answers)
+    whole = [record for _, record in first if not isinstance(record, PoolError)]
+    for _, record in first:
+        if not whole and isinstance(record, PoolError):
+            raise record
+    columns = find_columns(columns_of_records(whole), config, str(file.path), answers)
     rest = iter(lambda: list(islice(records, BATCH)), [])
     return columns, chain([first], rest)
 
@@ -116,6 +128,7 @@ class _Read:
         answers: bool,
         seen: set[bytes],
         ignore_images: bool,
+        taken: Taken | None,
     ) -> None:
         self.file, self.columns, self.answers, self.seen = file, columns, answers, seen
         self.ignore_images = ignore_images
@@ -123,12 +136,20 @@ class _Read:
         self.unanswered: list[str] = []
         self.copies: list[str] = []
         self.bad: list[PoolError] = []
+        self.unfit_tools: list[str] = []
         self.first_row = self.rows = first_row
+        self.taken, self.looked_at = taken, 0
 
     def add(self, batch: Batch) -> None:
         """Append a batch of records. Raises `PoolError` for an image, and once too many rows cannot be used."""
         kept = []
         for row, (place, record) in enumerate(batch, self.rows):
+            if self.taken is not None and not self.taken[row - self.first_row]:
+                continue
+            self.looked_at += 1
+            if isinstance(record, PoolError):
+                self.bad.append(record)
+                continue
             try:
                 cells = self._cells(row, place, record)
             except _BadRow as error:
@@ -147,9 +168,9 @@ class _Read:
 
     def check(self) -> None:
         """Raise `PoolError` where more rows than one in a hundred cannot be used, or none has an answer."""
-        if len(self.bad) > BAD_SHARE * (self.rows - self.first_row):
+        if len(self.bad) > BAD_SHARE * self.looked_at:
             raise self.bad[0]
-        if len(self.unanswered) == self.rows - self.first_row:
+        if len(self.unanswered) == self.looked_at:
             raise PoolError(
                 f"{self.file.path}: all {len(self.unanswered)} rows have a blank answer in column "
                 f"{'.'.join(self.columns.answer)!r}; name another with --answer-column"
@@ -163,13 +184,16 @@ class _Read:
         if self.copies:
             some = ", ".join(self.copies[:3]) + (", ..." if len(self.copies) > 3 else "")
             notes.append(f"{len(self.copies):,} exact copies of other prompts are left out ({some})")
-        if self.columns.tools:
-            notes.append("the column 'tools' is not given to the chat template: prompts are sampled without tools")
+        if self.unfit_tools:
+            notes.append(
+                f"{len(self.unfit_tools):,} prompts are sampled without tools: column {'.'.join(self.columns.tools)!r} "
+                f"{self.unfit_tools[0]}"
+            )
         return notes
 
     def _is_copy(self, cells: tuple[Any, ...]) -> bool:
         """Whether a prompt with the same problem, messages and answer was there before."""
-        key = hashlib.blake2b("\0".join(map(str, cells[2:5])).encode(), digest_size=16).digest()
+        key = hashlib.blake2b("\0".join(map(str, (*cells[2:5], cells[6] or ""))).encode(), digest_size=16).digest()
         before = len(self.seen)
         self.seen.add(key)
         return len(self.seen) == before
@@ -197,7 +221,14 @@ class _Read:
             ) from error
         source = source_text(value_at(record, columns.source)) if columns.source else ""
         split = source_text(value_at(record, columns.split)) if columns.split else ""
-        return row, prompt_id, problem, messages, answer, source, split, place
+        return row, prompt_id, problem, messages, answer, source, self._tools(record), split, place
+
+    def _tools(self, record: dict[str, Any]) -> str | None:
+        try:
+            return tools_text(value_at(record, self.columns.tools)) if self.columns.tools else None
+        except ValueError as error:
+            self.unfit_tools.append(str(error))
+            return None
 
     def _answer(self, record: dict[str, Any]) -> str:
         """The answer as text; "" for what is none where none is needed."""

@@ -95,6 +95,18 @@ def read_records(file: RecordFile, columns: Sequence[str] | None = None) -> Iter
             yield number, parse_line(file, number, line)
 
 
+def records_or_errors(file: RecordFile) -> Iterator[tuple[int, Record | PoolError]]:
+    """Like `read_records`, but a line that cannot be read is what would be raised, in its place."""
+    if file.kind != "lines":
+        yield from read_records(file)
+        return
+    for number, line in raw_lines(file):
+        try:
+            yield number, parse_line(file, number, line)
+        except PoolError as error:
+            yield number, error
+
+
 def raw_lines(file: RecordFile) -> Iterator[tuple[int, bytes]]:
     """Yield (line number, bytes) for each line of a JSON Lines file that is not blank. Raises `PoolError`."""
     with _readable(file.path), _open(file) as stream:

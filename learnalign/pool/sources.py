@@ -14,6 +14,7 @@ from pathlib import Path
 
 from learnalign.errors import PoolError
 from learnalign.pool.records import KINDS, RecordFile, open_records
+from learnalign.pool.share import split_share
 
 Paths = str | Path | Sequence[str | Path]
 DATA_SET = re.compile(r"[\w.-]+/[\w.-]+")
@@ -23,16 +24,29 @@ TRAIN = re.compile(r"train([-_.0-9]|$)")
 
 def pool_files(paths: Paths) -> list[RecordFile]:
     """The files of a pool, those of a folder or glob in the order of their names. Raises `PoolError`."""
+    return [file for file, _ in pool_shares(paths)]
+
+
+def pool_shares(paths: Paths) -> list[tuple[RecordFile, str]]:
+    """The files of a pool, and which of its rows are taken of each (see `share`). Raises `PoolError`."""
     named = [paths] if isinstance(paths, str | Path) else list(paths)
     if not named or not str(named[0]):
         raise PoolError("no pool given: name a JSONL, JSON or Parquet file with --pool")
-    found = [file for one in named for file in _expand(str(one))]
+    found = [one for name in named for one in _with_share(str(name))]
     seen: set[Path] = set()
-    for file in found:
+    for file, _ in found:
         if (real := file.resolve()) in seen:  # also by another name
             raise PoolError(f"the pool {file} is named twice: name every file once")
         seen.add(real)
-    return [open_records(file) for file in found]
+    return [(open_records(file), share) for file, share in found]
+
+
+def _with_share(name: str) -> list[tuple[Path, str]]:
+    name, share = split_share(name)
+    files = _expand(name)
+    if share and len(files) > 1:
+        raise PoolError(f"{name} is {len(files)} files, and #{share} is of one: name each with its own")
+    return [(file, share) for file in files]
 
 
 def distinct_names(files: Sequence[Path]) -> list[str]:
@@ -48,6 +62,7 @@ def distinct_names(files: Sequence[Path]) -> list[str]:
 
 def is_data_set(name: str) -> bool:
     """Whether a name can only be that of a data set of the hub: `owner/name`, and no such path."""
+    name = name.rpartition("#")[0] or name
     kinds = (*KINDS, ".gz")
     return bool(DATA_SET.fullmatch(name)) and not Path(name).exists() and Path(name).suffix not in kinds
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from learnalign.errors import PoolError
 from learnalign.pool.columns import columns_of_schema, source_text, value_at
-from learnalign.pool.records import RecordFile, parquet_file, read_records
+from learnalign.pool.records import RecordFile, parquet_file, read_records, records_or_errors
 from learnalign.pool.sources import Paths, pool_files
 
 
@@ -27,8 +27,11 @@ def column_values(path: Paths, column: str, rows: Sequence[int]) -> list[str]:
 
 def _values(file: RecordFile, column: str) -> Iterator[Any]:
     if file.kind != "parquet":
-        for _, record in read_records(file):
-            yield record[column] if column in record else value_at(record, tuple(column.split(".")))
+        for _, record in records_or_errors(file):
+            if isinstance(record, PoolError):
+                yield None
+            else:
+                yield record[column] if column in record else value_at(record, tuple(column.split(".")))
         return
     parquet = parquet_file(file)
     at = columns_of_schema(parquet.schema_arrow).get(column)

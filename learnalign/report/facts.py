@@ -17,6 +17,7 @@ from learnalign.config import Config
 from learnalign.report.gap import checked
 from learnalign.report.wording import decimals, number, plural, share, were
 from learnalign.selection import STRATEGIES
+from learnalign.suspects import Suspect
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 STATES = {
-    "learnable": "solved sometimes: 0 < p < 1, and a gradient to follow",
+    "learnable": "solved sometimes: 0 < p < 1 (graded rewards: they differ), and a gradient to follow",
     "mastered": "solved every time: nothing left to learn, score 0",
     "unsolved": "never solved: no correct response to learn from, score 0",
     "dropped": "solved sometimes, but others promised more: not sampled to the end, and never preferred",
@@ -52,6 +53,8 @@ class ReportFacts:
     manifest: dict[str, Any]
     scores: pa.Table
     selected: NDArray[np.int64]
+    suspects: tuple[Suspect, ...] = ()
+    """Prompts whose reference answer is probably wrong."""
 
     def recorded(self, *keys: str) -> Any:
         """The manifest's value at nested keys, or None where any of them is missing."""
@@ -190,6 +193,10 @@ def story(findings: Findings) -> list[str]:
     )
     never, always, learnable = (findings.count(state) for state in ("unsolved", "mastered", "learnable"))
     some = f"{learnable:,} ({share(learnable, findings.rows)} of the pool)" if learnable else "None"
+    if config.reward.graded:
+        verb = "is" if learnable < 2 else "are"
+        sentences.append(f"Rewards are graded. {some} {verb} learnable: rewards differ within a prompt.")
+        return sentences + _outcome(findings)
     sentences.append(
         f"{were(never)} never solved and {were(always)} solved every time; neither kind gives a gradient. "
         f"{some} {'is' if learnable < 2 else 'are'} learnable: solved sometimes, not always."
@@ -231,7 +238,12 @@ def _outcome(findings: Findings) -> list[str]:
         for values in (findings.success_rate, findings.learnability)
         for mask in (findings.picked, findings.sampled)
     )
-    if np.isfinite(p) and np.isfinite(v):
+    if findings.facts.config.reward.graded:
+        sentences.append(
+            f"The mean variance of rewards within a prompt of the selection is {number(v, 3)} "
+            f"(whole pool: {number(v_pool, 3)})."
+        )
+    elif np.isfinite(p) and np.isfinite(v):
         sentences.append(
             f"The mean success rate of the selection is {share(p, 1)} (whole pool: {share(p_pool, 1)}), "
             f"its mean learnability p(1\u2212p) {number(v, 3)} of at most 0.250 "
@@ -255,9 +267,12 @@ def why(findings: Findings) -> str:
     """Why these prompts and not others, in a few sentences."""
     target = findings.facts.config.select.target
     whose = f"of the target set {Path(target).name}" if target else "of the pool"
+    what = "p(1\u2212p) is largest for prompts solved half the time"
+    if findings.facts.config.reward.graded:
+        what = "is the variance of a prompt's rewards"
     text = (
-        "Score = learnability \u00d7 alignment. Learnability p(1\u2212p) is largest for prompts solved "
-        f"half the time; alignment says how well a prompt's gradient agrees with the mean gradient {whose}."
+        f"Score = learnability \u00d7 alignment. Learnability {what}; "
+        f"alignment says how well a prompt's gradient agrees with the mean gradient {whose}."
     )
     scores = findings.score[findings.picked & findings.learnable]
     if len(scores) < 2:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from learnalign.config import to_toml
 from learnalign.report.facts import STATES, Findings, Floats, ReportFacts, by_source, find, mean, story, warnings
 from learnalign.report.gallery import length_figures, success_figures
-from learnalign.report.prompts import left_out_prompts, selected_prompts
+from learnalign.report.prompts import left_out_prompts, selected_prompts, suspect_prompts
 from learnalign.report.wording import (
     ABSENT,
     UNRECORDED,
@@ -53,6 +53,7 @@ SECTIONS = {
     "sources": "Sources",
     "selected": "Selected prompts",
     "left-out": "Left out",
+    "suspects": "Suspects",
     "time": "Time",
     "provenance": "Configuration",
 }
@@ -85,6 +86,7 @@ def render(facts: ReportFacts) -> str:
         **_sources(findings),
         **selected_prompts(findings),
         **left_out_prompts(findings),
+        **suspect_prompts(findings),
         **_times(findings),
     )
 

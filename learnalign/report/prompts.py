@@ -1,4 +1,4 @@
-"""The page's lists of prompts: the selected ones, and those that were skipped or excluded.
+"""The page's lists of prompts: the selected ones, those that were skipped or excluded, and the suspects.
 
 The lists and the texts in them are cut at fixed lengths, so that a page stays small; each cut says where the
 rest is.
@@ -19,6 +19,8 @@ MAX_LEFT_OUT = 200
 """Skipped and excluded prompts that the page lists; `scores.parquet` holds all."""
 MAX_TEXT = 2000
 """Characters of one problem on the page."""
+MAX_SUSPECTS = 200
+"""Suspects that the page lists; `learnalign suspects` lists all."""
 TEASER = 150
 """Characters of a problem that are seen before it is opened."""
 
@@ -61,6 +63,27 @@ def left_out_prompts(findings: Findings) -> dict[str, Any]:
         "left_out": rows,
         "which_left_out": f"{findings.count('skipped'):,} skipped, {findings.count('excluded'):,} excluded.",
         "left_out_cut": f"{MAX_LEFT_OUT:,}" if len(which) > MAX_LEFT_OUT else "",
+    }
+
+
+def suspect_prompts(findings: Findings) -> dict[str, Any]:
+    """The prompts whose reference answer is probably wrong, the selected ones first, with the evidence."""
+    facts = findings.facts
+    place = {prompt_id: k for k, prompt_id in enumerate(facts.scores.column("prompt_id").to_pylist())}
+    order = sorted(facts.suspects, key=lambda one: not findings.picked[place[one.prompt_id]])
+    rows = [
+        {
+            "prompt_id": shorten(one.prompt_id, 80),
+            "tag": "selected" if findings.picked[place[one.prompt_id]] else "",
+            "signal": one.signal,
+            "evidence": shorten(one.evidence, 300),
+            "problem": shorten(facts.text("problem", place[one.prompt_id]), 80),
+        }
+        for one in order[:MAX_SUSPECTS]
+    ]
+    return {
+        "suspects": rows,
+        "suspects_cut": f"{MAX_SUSPECTS:,} of {len(order):,}" if len(order) > MAX_SUSPECTS else "",
     }
 
 

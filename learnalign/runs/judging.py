@@ -10,6 +10,7 @@ from typing import Any
 from learnalign.cluster import Needs
 from learnalign.config import RewardConfig
 from learnalign.rewards import Prompt, Verdict, Verifier, is_function, make_verifier, source_digest
+from learnalign.rewards.by_source import BySourceVerifier
 from learnalign.runs.directory import installed_versions
 
 
@@ -27,24 +28,32 @@ class Judging:
 
     def identity(self) -> dict[str, str]:
         """Versions, and the source of a function of one's own, which must lie at the same path on all nodes."""
-        verifier = self.reward.verifier
-        source = {"reward function": source_digest(verifier)} if is_function(verifier) else {}
+        functions = " ".join(source_digest(name) for name in self.reward.verifiers if is_function(name))
+        source = {"reward function": functions} if functions else {}
         return {**installed_versions(("learnalign", "math-verify")), **source}
 
     @contextmanager
     def open(self, say: Callable[[str], None]) -> Iterator[OpenJudge]:
         """Start the verifier."""
-        config = self.reward
-        with make_verifier(
-            config.verifier,
+        with _verifier(self.reward) as verifier:
+            yield OpenJudge(verifier)
+
+
+def _verifier(config: RewardConfig) -> Verifier:
+    """The verifier, or those of all sources in one."""
+    made = {
+        name: make_verifier(
+            name,
             workers=config.workers,
             timeout_seconds=config.timeout_seconds,
             memory_mb=config.memory_mb,
             threshold=config.threshold,
             sandbox_url=config.sandbox_url,
             weak_sandbox=config.weak_sandbox,
-        ) as verifier:
-            yield OpenJudge(verifier)
+        )
+        for name in config.verifiers
+    }
+    return BySourceVerifier(made, config.by_source) if config.by_source else made[config.verifier]
 
 
 class OpenJudge:

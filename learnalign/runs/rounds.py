@@ -28,6 +28,7 @@ from learnalign.rollout.allocation import Counts, Round
 from learnalign.rollout.engine import Task, plan
 from learnalign.rollout.parts import part_name, parts_of
 from learnalign.runs.directory import RunDir
+from learnalign.runs.early import Early
 from learnalign.runs.sampling import Sampling
 from learnalign.runs.verifier import HERE, OpenVerifier, open_verifier
 from learnalign.runs.workers import say_idle_gpus
@@ -79,9 +80,14 @@ class Rounds:
         samplers = self._samplers()
         with self.progress.track("rollout", total, "responses", done=total - left) as advance:
             units = (self._unit(parts[k], batches[k], wanted, sampled) for k in missing)
+            early = Early(self.run, len(self.prompts), self.progress.say) if number == 0 else None
             for unit, table in samplers.map(units, ordered=False):
                 files.write_parquet(unit.kept, table)
                 advance(table.num_rows)
+                left -= table.num_rows
+                if early and left and early.sampled(table):
+                    early.tell(self._verifier().verdicts)
+                    early = None
 
     def judge(self, number: int) -> Counts:
         """[N] correct responses of every prompt in round `number`; judges the parts that are not judged yet."""

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from learnalign.cluster import Unit, Workers, open_workers
 from learnalign.config import ClusterConfig
+from learnalign.errors import RewardError
 from learnalign.pool.rows import row_reader
 from learnalign.progress import Progress
 from learnalign.rewards import Prompt, Verdict, is_function, needs_rows, source_digest
+from learnalign.rewards.by_source import without_verifier
 from learnalign.runs.directory import RunDir
 from learnalign.runs.judging import Judging
 from learnalign.schemas import VERDICTS
@@ -70,19 +73,24 @@ class OpenVerifier:
 def verifier_inputs(run: RunDir) -> dict[str, Any]:
     """The named values beside the pool that determine verdicts: inputs of every stage that needs them."""
     config = run.config.reward
+    functions = [name for name in config.verifiers if is_function(name)]
     found: dict[str, Any] = {
         "reward.verifier": config.verifier,
         "reward.timeout_seconds": config.timeout_seconds,
         "reward.memory_mb": config.memory_mb,
     }
-    if config.verifier == "code":
+    if config.by_source:
+        found["reward.verifier"] = json.dumps(config.by_source, sort_keys=True, ensure_ascii=False)
+    if "code" in config.verifiers:
         found["reward.sandbox_url"] = config.sandbox_url
-    if needs_rows(config.verifier):
+    if any(map(needs_rows, config.verifiers)):
         found["pool file"] = run.record("pool")["inputs"]["pool file"]
-    if is_function(config.verifier):
-        found["reward function"] = source_digest(config.verifier)
-    if is_function(config.verifier) or config.verifier == IMPORTED:
+    if functions:
+        found["reward function"] = " ".join(map(source_digest, functions))
+    if functions or IMPORTED in config.verifiers:
         found["reward.threshold"] = config.threshold
+    if config.graded:
+        found["reward.graded"] = "true"
     return found
 
 
@@ -113,9 +121,33 @@ def open_verifier(
         yield OpenVerifier(workers, answers, prompts)
 
 
+def check_sources(run: RunDir) -> None:
+    """Raise `RewardError` where reward.by_source leaves out a source of the pool, or one lacks answers.
+
+    So that it is said before anything is sampled.
+    """
+    config = run.config.reward
+    if not config.by_source:
+        return
+    pool = pq.read_table(run.path / "pool.parquet", columns=["source", "answer"])
+    for source in pool["source"].unique().to_pylist():
+        if source not in config.by_source:
+            raise RewardError(without_verifier(source, config.by_source))
+        if not is_function(config.by_source[source]):
+            own = pool.filter(pc.equal(pool["source"], source))["answer"]
+            lacking = pc.sum(pc.equal(own, "")).as_py()
+            if lacking:
+                raise RewardError(
+                    f"{lacking:,} prompts of the source {source!r} have no answer, which the verifier "
+                    f"{config.by_source[source]} needs: remove them, or name a function in reward.by_source"
+                )
+
+
 def _pool(run: RunDir) -> tuple[dict[str, str], Callable[[Sequence[str]], list[Prompt]] | None]:
     """Answers by prompt id, and for verifiers that look at it the whole prompt by prompt id."""
-    needed = needs_rows(run.config.reward.verifier)
+    config = run.config.reward
+    rows_needed = any(map(needs_rows, config.verifiers))
+    needed = rows_needed or bool(config.by_source)
     columns = ["prompt_id", "answer", *(["row", "problem", "messages", "source"] if needed else [])]
     pool = pq.read_table(run.path / "pool.parquet", columns=columns)
     ids = pool["prompt_id"].to_pylist()
@@ -123,7 +155,7 @@ def _pool(run: RunDir) -> tuple[dict[str, str], Callable[[Sequence[str]], list[P
     if not needed:
         return answers, None
     position = {prompt_id: k for k, prompt_id in enumerate(ids)}
-    rows_of = row_reader(run.config.pool.path)
+    rows_of = row_reader(run.config.pool.path) if rows_needed else lambda rows: [{}] * len(rows)
 
     def prompts(wanted: Sequence[str]) -> list[Prompt]:
         distinct = list(dict.fromkeys(wanted))

@@ -1,5 +1,8 @@
 """Learnability V = p (1 - p): from a success rate, from counts, and as what is expected of a prompt known little of.
 
+Where rewards are graded and none means correct, it is their variance within the group, which p (1 - p) is for rewards
+of 1 and 0.
+
 This module knows no gradients.
 """
 
@@ -40,6 +43,43 @@ def learnability_of_counts(sampled: npt.ArrayLike, correct: npt.ArrayLike) -> Do
     pairs = responses * (responses - 1.0)
     value: Doubles = np.divide(right * (responses - right), pairs, out=np.full(len(responses), np.nan), where=pairs > 0)
     return value
+
+
+class RewardMoments:
+    """Variance of every prompt's rewards, which are added part by part (Chan, Golub and LeVeque, 1983)."""
+
+    def __init__(self, prompts: int) -> None:
+        self.count, self._mean, self._squares = (np.zeros(prompts) for _ in range(3))
+        self._low, self._high = np.full(prompts, np.inf), np.full(prompts, -np.inf)
+
+    def add(self, prompt: npt.NDArray[np.int64], rewards: Doubles) -> None:
+        """prompt: [R] number of the prompt that each of the rewards, [R], is of."""
+        size = len(self.count)
+        count = np.bincount(prompt, minlength=size).astype(np.float64)
+        mean = np.divide(np.bincount(prompt, rewards, size), count, out=np.zeros(size), where=count > 0)
+        squares = np.bincount(prompt, (rewards - mean[prompt]) ** 2, size)
+        total = np.maximum(self.count + count, 1.0)
+        step = np.where(count > 0, mean - self._mean, 0.0)
+        self._squares += squares + step**2 * self.count * count / total
+        self._mean += step * count / total
+        self.count += count
+        np.minimum.at(self._low, prompt, rewards)
+        np.maximum.at(self._high, prompt, rewards)
+
+    @property
+    def differ(self) -> npt.NDArray[np.bool_]:
+        """[N] whether a prompt has two different rewards."""
+        return self._high > self._low
+
+    def variance(self, unbiased: bool) -> Doubles:
+        """[N] variance of each prompt's rewards, 0 exactly where all are equal, NaN without any.
+
+        unbiased: divided by one less than their number, so that groups of different size compare.
+        """
+        divisor = self.count - 1.0 if unbiased else self.count
+        value = np.divide(self._squares, divisor, out=np.zeros(len(divisor)), where=divisor > 0)
+        found: Doubles = np.where(self.count > 0, np.where(self.differ, value, 0.0), np.nan)
+        return found
 
 
 def prior_mean(responses: npt.ArrayLike, correct: npt.ArrayLike) -> float:

@@ -28,6 +28,11 @@ def told_to_templates(run: RunDir) -> dict[str, str]:
     return {"policy.chat_template_kwargs": told} if told else {}
 
 
+def graded_input(run: RunDir) -> dict[str, str]:
+    """That rewards are graded, as an input of a stage; nothing where a reward says what is correct."""
+    return {"reward.graded": "true"} if run.config.reward.graded else {}
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a stage reports: rows made, notes for the user, and facts for the manifest."""

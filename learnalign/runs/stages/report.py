@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ from learnalign.progress import Progress
 from learnalign.report import ReportFacts, render
 from learnalign.runs.directory import RunDir
 from learnalign.runs.stages import Outcome, stages
+from learnalign.runs.suspects import find_suspects
 
 NAME = "report"
 PRODUCTS = ("report.html",)
@@ -18,10 +20,12 @@ COSTLY = False
 
 
 def inputs(run: RunDir) -> dict[str, Any]:
-    """Scores, selection, and the seconds of the stages before."""
+    """Scores and selection, what suspects are found in, and the seconds of the stages before."""
     seconds = {f"{name}.seconds": stage.get("seconds", 0.0) for name, stage in run.manifest["stages"].items()}
     seconds.pop("report.seconds", None)
     return {
+        "pool": run.output("pool", "pool.parquet"),
+        "rewards": run.output("reward", "rewards"),
         "scores": run.output("score", "scores.parquet"),
         "selection": run.output("select", "selection.parquet"),
         **seconds,
@@ -30,9 +34,19 @@ def inputs(run: RunDir) -> dict[str, Any]:
 
 def execute(run: RunDir, progress: Progress) -> Outcome:
     """Draw and write."""
-    page = render(facts(run))
-    files.write_text(run.path / "report.html", page)
-    return Outcome(1)
+    shown, suspects = facts(run), find_suspects(run)
+    files.write_text(run.path / "report.html", render(replace(shown, suspects=tuple(suspects))))
+    return Outcome(1, _notes(run, shown, {one.prompt_id for one in suspects}))
+
+
+def _notes(run: RunDir, shown: ReportFacts, suspect: set[str]) -> list[str]:
+    if not suspect:
+        return []
+    picked = {shown.text("prompt_id", k) for k in shown.selected}
+    return [
+        f"{len(suspect):,} prompts have a suspect reference answer, {len(suspect & picked):,} of them selected: "
+        f"'learnalign suspects {run.path}' lists them"
+    ]
 
 
 def facts(run: RunDir) -> ReportFacts:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from learnalign import files
@@ -33,7 +34,7 @@ def inputs(run: RunDir) -> dict[str, Any]:
         "rollouts": run.output("rollout", "rollouts"),
         **verifier_inputs(run),
     }
-    if run.config.reward.verifier == IMPORTED and not run.record("rollout").get("imported"):
+    if IMPORTED in run.config.reward.verifiers and not run.record("rollout").get("imported"):
         raise RewardError(f"reward.verifier is imported, but the responses in {run.path} were sampled: name another")
     return found
 
@@ -78,7 +79,7 @@ class _PartVerifier(NamedTuple):
 def _judging(run: RunDir, progress: Progress) -> Iterator[_PartVerifier]:
     """Verdicts from the verifier that is configured, or as they were imported."""
     config = run.config.reward
-    if config.verifier == IMPORTED:
+    if IMPORTED in config.verifiers:
         columns = ["prompt_id", "response", "reward", "correct"]
 
         def imported(parts: Iterable[tuple[Path, pa.Table]]) -> Iterator[tuple[Path, pa.Table]]:
@@ -102,20 +103,30 @@ def _imported(rows: pa.Table, threshold: float) -> list[Verdict]:
 def _counted(run: RunDir) -> list[str]:
     """Which rewards count as correct, where numbers decide it. Raises `RewardError` where that cannot be meant."""
     config = run.config.reward
-    if config.verifier != IMPORTED and not is_function(config.verifier):
+    if IMPORTED not in config.verifiers and not any(map(is_function, config.verifiers)):
         return []
     parts = sorted((run.path / "rewards").glob("part-*.parquet"))
     table = pa.concat_tables(pq.read_table(part, columns=["prompt_id", "reward", "correct"]) for part in parts)
+    if config.by_source:
+        table = table.filter(pc.is_in(table["prompt_id"], _of_functions(run)))
     prompts = table["prompt_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     rewards, correct = table["reward"].to_numpy(), table["correct"].to_numpy()
     listed = distinct_rewards(rewards, correct)
-    problem = all_or_nothing(prompts, rewards, correct)
+    problem = "" if config.graded else all_or_nothing(prompts, rewards, correct)
     if problem:
         raise RewardError(
             f"{problem} ({listed}): say from which reward on a response is correct with --set reward.threshold=X "
-            f"(now {config.threshold:g})"
+            f"(now {config.threshold:g}), or that none means correct with --set reward.graded=true"
         )
     return [listed]
+
+
+def _of_functions(run: RunDir) -> pa.Array:
+    """The ids of the prompts whose source is judged by a function."""
+    pool = pq.read_table(run.path / "pool.parquet", columns=["prompt_id", "source"])
+    sources = [source for source, name in run.config.reward.by_source.items() if is_function(name)]
+    own = pool.filter(pc.is_in(pool["source"], pa.array(sources, pa.string())))
+    return own["prompt_id"].combine_chunks()
 
 
 def _notes(run: RunDir) -> list[str]:

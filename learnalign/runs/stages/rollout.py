@@ -24,6 +24,7 @@ from learnalign.cluster import open_workers
 from learnalign.config import section_dict
 from learnalign.errors import PolicyError, PoolError
 from learnalign.policy import Renderer, adapter_base, load_renderer, policy_digest
+from learnalign.pool import stored_prompts
 from learnalign.progress import Progress
 from learnalign.rollout.allocation import Counts, Round, next_round, rounds
 from learnalign.rollout.parts import parts_of
@@ -31,7 +32,7 @@ from learnalign.runs.directory import RunDir
 from learnalign.runs.rounds import Rounds, TokenizedPrompt
 from learnalign.runs.sketching import Sketching
 from learnalign.runs.stages import Outcome, told_to_templates
-from learnalign.runs.verifier import verifier_inputs
+from learnalign.runs.verifier import check_sources, verifier_inputs
 from learnalign.schemas import DROPPED, SKIPPED
 
 NAME = "rollout"
@@ -50,6 +51,7 @@ def inputs(run: RunDir) -> dict[str, Any]:
     """Pool, policy, prompt rendering and sampling settings; where verdicts steer the sampling, the verifier too."""
     policy, config = section_dict(run.config, "policy"), run.config.rollout
     _check_count(run)
+    check_sources(run)
     named = {
         "pool": run.output("pool", "pool.parquet"),
         "policy": policy_digest(run.policy.model),
@@ -133,12 +135,12 @@ def tokenized(run: RunDir, renderer: Renderer) -> tuple[list[TokenizedPrompt], l
     """
     most, limit = run.config.rollout.max_new_tokens, run.config.rollout.max_prompt_tokens
     prompts, skipped, told = [], [], dict[str, str]()
-    table = pq.read_table(run.path / "pool.parquet", columns=["prompt_id", "problem", "messages"])
+    table = stored_prompts(run.path / "pool.parquet", ["prompt_id", "problem", "messages"])
     for batch in table.to_batches():
         for row in batch.to_pylist():
-            text = renderer.render(row["problem"], row["messages"])
+            text = renderer.render(row["problem"], row["messages"], row["tools"])
             tokens = renderer.tokens(text)
-            _require_own_text(text, row["messages"] or row["problem"], told, renderer.name)
+            _require_own_text(text, f"{row['messages'] or row['problem']} {row['tools'] or ''}", told, renderer.name)
             if limit and len(tokens) > limit:
                 reason = f"prompt of {len(tokens):,} tokens is longer than rollout.max_prompt_tokens of {limit:,}"
                 skipped.append((row["prompt_id"], reason))
@@ -179,7 +181,12 @@ def _notes(run: RunDir, renderer: Renderer, skipped: list[tuple[str, str]], cut:
         notes.append(f"{len(skipped) - empty:,} prompts skipped: too long, such as: {first}")
     if empty:
         notes.append(f"{empty:,} prompts skipped: empty when they are rendered")
-    messages = pq.read_table(run.path / "pool.parquet", columns=["messages"])["messages"]
+    pool = stored_prompts(run.path / "pool.parquet", ["problem", "messages"])
+    messages = pool["messages"]
+    if pool["tools"].null_count < len(pool):
+        one = pool.filter(pc.is_valid(pool["tools"])).slice(0, 1).to_pylist()[0]
+        if renderer.render(**one) == renderer.render(one["problem"], one["messages"]):
+            notes.append("warning: the pool has tools, and the chat template does not show them to the policy")
     if policy.instruction and messages.null_count == 0:
         notes.append("policy.instruction changes nothing: all prompts are chat messages, which stay as they are")
     notes += [

@@ -14,10 +14,10 @@ from learnalign import files
 from learnalign.errors import RunError, StoreError
 from learnalign.progress import Progress
 from learnalign.runs.directory import RunDir, open_run
-from learnalign.runs.stages import Outcome
+from learnalign.runs.stages import Outcome, graded_input
 from learnalign.schemas import SCORES
 from learnalign.scoring import mean_direction, score_against, score_shards
-from learnalign.scoring.learnability import learnability_of_counts
+from learnalign.scoring.learnability import RewardMoments, learnability_of_counts
 from learnalign.store import SketchReader
 
 NAME = "score"
@@ -35,6 +35,7 @@ def inputs(run: RunDir) -> dict[str, Any]:
         "rewards": run.output("reward", "rewards"),
         "sketches": run.output("sketch", "sketches"),
         **_target_input(run),
+        **graded_input(run),
     }
 
 
@@ -45,9 +46,10 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
     """
     pool = pq.read_table(run.path / "pool.parquet", columns=["row", "prompt_id", "problem", "source"])
     row_of = {prompt_id: row for row, prompt_id in enumerate(pool["prompt_id"].to_pylist())}
-    sampled, correct, length = _groups(run, pool["prompt_id"])
+    sampled, correct, length, moments = _groups(run, pool["prompt_id"])
     success = np.divide(correct, sampled, out=np.full(len(sampled), np.nan), where=sampled > 0)
-    learnability = _learnability(sampled, correct, success)
+    graded = run.config.reward.graded
+    learnability = _spread(sampled, moments) if graded else _learnability(sampled, correct, success)
     reader = _complete(run.path)
     rows = np.array([row_of[prompt_id] for prompt_id in reader.prompt_ids], dtype=np.int64)
     usable = np.isfinite(reader.norm) & (reader.norm > 0)
@@ -66,6 +68,8 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
     score, alignment, norm = np.zeros(len(success)), np.zeros(len(success)), np.full(len(success), np.nan)
     score[rows], alignment[rows], norm[rows] = scored.score, scored.alignment, reader.norm
     state, reason = _states(run, success, rows[~usable], reader.norm[~usable], row_of)
+    if graded:
+        state, reason = _graded_states(state, reason, learnability)
     columns = {
         **{name: pool[name] for name in ("row", "prompt_id", "problem", "source")},
         "responses": sampled,
@@ -81,7 +85,10 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
     files.write_parquet(run.path / "scores.parquet", pa.table(columns, schema=SCORES))
     lost = state.count("excluded")
     notes = [f"{lost:,} prompts excluded: their gradient is zero or not finite"] if lost else []
-    return Outcome(pool.num_rows, notes)
+    if graded:
+        notes.append("reward.graded: learnability is the variance of a prompt's rewards, since none means correct")
+    measure = "variance of rewards" if graded else "p (1 - p)"
+    return Outcome(pool.num_rows, notes, {"learnability": measure})
 
 
 def _target_input(run: RunDir) -> dict[str, Any]:
@@ -100,14 +107,19 @@ def _complete(directory: Path) -> SketchReader:
     return reader
 
 
-def _groups(run: RunDir, prompt_ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of every prompt: responses, correct ones, and their mean length in tokens, NaN where there are none."""
+def _groups(run: RunDir, prompt_ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, np.ndarray, RewardMoments]:
+    """Of every prompt: responses, correct ones, their mean length in tokens, NaN where there are none, and rewards.
+
+    Rewards are read where they are graded.
+    """
+    moments = RewardMoments(len(prompt_ids))
+    read = ["correct", *(["reward"] if run.config.reward.graded else [])]
     ids, size = prompt_ids.combine_chunks(), len(prompt_ids)
     sampled, correct, tokens = np.zeros(size, np.int64), np.zeros(size, np.int64), np.zeros(size)
     parts = sorted((run.path / "rollouts").glob("part-*.parquet"))
     for some in (parts[start : start + PARTS] for start in range(0, len(parts), PARTS)):
         rollouts = _read(some, ["prompt_id", "length"])
-        rewards = _read([run.path / "rewards" / part.name for part in some], ["correct"])
+        rewards = _read([run.path / "rewards" / part.name for part in some], read)
         at = pc.index_in(rollouts["prompt_id"], value_set=ids)
         if at.null_count or len(rewards) != len(rollouts):
             raise RunError(
@@ -117,8 +129,11 @@ def _groups(run: RunDir, prompt_ids: pa.ChunkedArray) -> tuple[np.ndarray, np.nd
         row = at.to_numpy()
         sampled += np.bincount(row, minlength=size)
         correct += np.bincount(row[rewards["correct"].to_numpy()], minlength=size)
+        if "reward" in read:
+            moments.add(row, rewards["reward"].to_numpy())
         tokens += np.bincount(row, rollouts["length"].to_numpy(), minlength=size)
-    return sampled, correct, np.divide(tokens, sampled, out=np.full(size, np.nan), where=sampled > 0)
+    length = np.divide(tokens, sampled, out=np.full(size, np.nan), where=sampled > 0)
+    return sampled, correct, length, moments
 
 
 def _read(paths: list[Path], columns: list[str]) -> pa.Table:
@@ -132,6 +147,21 @@ def _learnability(sampled: np.ndarray, correct: np.ndarray, success: np.ndarray)
     if len(set(sampled[sampled > 0].tolist())) > 1:
         learnability = np.where(sampled == 1, 0.0, learnability_of_counts(sampled, correct))
     return learnability
+
+
+def _spread(sampled: np.ndarray, moments: RewardMoments) -> np.ndarray:
+    """Variance of every prompt's rewards; without bias where prompts have different numbers of responses."""
+    return moments.variance(unbiased=len(set(sampled[sampled > 0].tolist())) > 1)
+
+
+def _graded_states(state: list[str], reason: list[str], spread: np.ndarray) -> tuple[list[str], list[str]]:
+    """The states of graded rewards: learnable where they differ, whatever of them counts as correct."""
+    for row, value in enumerate(spread.tolist()):
+        if state[row] in ("mastered", "unsolved") and value > 0:
+            state[row] = "learnable"
+        elif state[row] == "learnable" and value == 0:
+            state[row], reason[row] = "excluded", "gradient is zero: all rewards are equal"
+    return state, reason
 
 
 def _states(

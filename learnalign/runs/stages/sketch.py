@@ -21,7 +21,7 @@ from learnalign.rollout.parts import groups
 from learnalign.runs.directory import RunDir
 from learnalign.runs.gaps import Gaps
 from learnalign.runs.sketching import Sketching, costs_of_workers, shared_rows
-from learnalign.runs.stages import Outcome
+from learnalign.runs.stages import Outcome, graded_input
 from learnalign.runs.workers import say_idle_gpus
 from learnalign.store import SketchWriter
 
@@ -44,6 +44,7 @@ def inputs(run: RunDir) -> dict[str, Any]:
         "rollouts": run.output("rollout", "rollouts"),
         "rewards": run.output("reward", "rewards"),
         **meaning(run),
+        **graded_input(run),
     }
 
 
@@ -124,12 +125,14 @@ def _gaps(run: RunDir, folder: Path, done: Container[str]) -> Gaps:
 def learnable_count(run: RunDir) -> int:
     """How many prompts `rows_of` gives: from ids, verdicts and ends alone, without the tokens."""
     folders = (run.path / "rollouts", run.path / "rewards")
-    columns = (("prompt_id", *(["finish"] if run.config.sketch.mask_truncated else [])), ("correct",))
+    columns = (("prompt_id", *(["finish"] if run.config.sketch.mask_truncated else [])), ("correct", "reward"))
     return sum(_has_gradient(run, rows) for rows in groups(folders, columns))
 
 
 def rows_of(run: RunDir) -> Iterator[Row]:
-    """Every prompt with 0 < p < 1: its id, success rate, and responses with rewards, in the order of the parts.
+    """Every prompt with a gradient (0 < p < 1, or graded rewards that differ), in the order of the parts.
+
+    Its id, success rate, and responses with rewards.
 
     With `sketch.mask_truncated` the tokens of cut responses weigh nothing, and prompts without another are left out.
     """
@@ -168,7 +171,11 @@ def _recorded(logs: list[list[float] | None], tokens: list[list[int]]) -> list[l
 
 
 def _has_gradient(run: RunDir, rows: pa.Table) -> bool:
-    """Whether a prompt was solved sometimes, not always, and a response is left whose tokens count."""
+    """Whether a prompt was solved sometimes, not always (of graded rewards: whether they differ), and a response is
+    left whose tokens count.
+    """
     masked = run.config.sketch.mask_truncated
     left = not masked or bool(pc.any(pc.equal(rows["finish"], "stop")).as_py())
+    if run.config.reward.graded:
+        return left and len(rows["reward"].unique()) > 1
     return left and bool(0 < pc.mean(rows["correct"]).as_py() < 1)

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from learnalign import files
 from learnalign.config import PolicyConfig, section_dict
 from learnalign.errors import PoolError
 from learnalign.policy import load_policy, policy_digest
 from learnalign.policy.warmup import Example, steps, train
+from learnalign.pool import stored_prompts
 from learnalign.progress import Progress
 from learnalign.rollout.engine import Task, plan
 from learnalign.rollout.transformers import LocalEngine
@@ -49,7 +49,9 @@ def inputs(run: RunDir) -> dict[str, Any]:
 def execute(run: RunDir, progress: Progress) -> Outcome:
     """Measure, train, measure again."""
     config = run.config
-    pool = pq.read_table(run.path / "pool.parquet", columns=["prompt_id", "problem", "messages"])
+    pool = stored_prompts(run.path / "pool.parquet", ["prompt_id", "problem", "messages"])
+    if pool["tools"].null_count < len(pool):
+        raise PoolError("a warm-up is not shown the pool's tools: set warmup.prompts=0, and warm up elsewhere")
     trained, watched = _split(pool, config.warmup.prompts, config.warmup.seed)
     partial = run.path / "warmup.partial"
     shutil.rmtree(partial, ignore_errors=True)
