@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
@@ -14,10 +15,10 @@ from learnalign.config import Config, RolloutConfig, SelectConfig
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
 from learnalign.rewards import Verdict
-from learnalign.rollout.engine import Response
 from learnalign.runs import early
 from learnalign.runs.directory import create_run
 from learnalign.runs.estimate import Sample, estimate
+from learnalign.schemas import ROLLOUTS
 
 
 def sample(correct: list[int], pool: int = 1000, skipped: int = 0) -> Sample:
@@ -82,10 +83,14 @@ def test_a_run_tells_after_its_first_minutes(tmp_path: Path, monkeypatch: pytest
     said: list[str] = []
     run = create_run(tmp_path / "run", config())
     watch = early.Early(run, 1000, said.append)
-    rows = [Response(f"p{k // 8}", k % 8, [1, 2], [3] * 4, [0.0] * 4, str(k % 2), "stop") for k in range(8 * 40)]
-    assert not watch.sampled(rows[:160])
+    rows = [
+        dict(zip(ROLLOUTS.names, (f"p{k // 8}", k % 8, [1, 2], [3] * 4, [0.0] * 4, 4, str(k % 2), "stop"), strict=True))
+        for k in range(8 * 40)
+    ]
+    sampled = pa.Table.from_pylist(rows, ROLLOUTS)
+    assert not watch.sampled(sampled[:160])
     monkeypatch.setattr(early, "AFTER_SECONDS", 0.0)
-    assert watch.sampled(rows[160:])
+    assert watch.sampled(sampled[160:])
     watch.tell(lambda texts, ids: [Verdict(text == "1", 0.0, "exact") for text in texts])
     assert said[0] == "rollout: responses  8,000 to 1,000 prompts (estimated from 40 of them)"
     assert "1,000 prompts expected" in said[2]

@@ -1,0 +1,244 @@
+"""What do the stages cost beside sampling and sketching, and how does that grow with the pool?
+
+A run directory of each size goes through every stage, one process a stage and one thread: pool, rollout, reward
+(`exact`), sketch, score, select (`top`, 1 %), report; and the import of a log of the same responses as text. No policy
+answers and no gradient is taken: stage rollout is replaced by a writer of made-up responses in parts of 128 prompts,
+2 responses each; within stage sketch the sketcher alone is, by one that gives random rows (int8, d = 1,024 unless
+--dimension says otherwise), so that its reading, batching and store are what they are in a run.
+
+Of every stage: processor time, so that a busy machine does not show; rows a second of it (prompts; responses for reward
+and import); and the largest anonymous memory above that before the stage. The exponents compare the two largest sizes:
+1 is linear.
+
+    python -m bench.pipeline [--rows 10000 100000] [--folder FOLDER] [--quick]
+
+The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from bench.measure import finish
+from learnalign import files
+from learnalign.config import Config, PolicyConfig, PoolConfig, RewardConfig, RolloutConfig, SelectConfig, SketchConfig
+from learnalign.demo.run import POLICY
+from learnalign.gradient import Group
+from learnalign.logs.importing import import_rollouts
+from learnalign.progress import Progress
+from learnalign.rollout.parts import part_name
+from learnalign.runs import pipeline
+from learnalign.runs.directory import create_run, open_run
+from learnalign.runs.stages import sketch
+from learnalign.schemas import ROLLOUTS, SKIPPED
+
+STAGES = ("pool", "rollout", "reward", "sketch", "score", "select", "report", "import")
+SYNTHETIC = ("rollout", "sketch")
+RESPONSES = 2
+PART = 128
+BATCH = 32
+
+
+def main() -> None:
+    """Every stage of every size in a process of its own; the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--quick", action="store_true", help="500 and 2,000 rows")
+    parser.add_argument("--dimension", type=int, default=1024)
+    parser.add_argument("--folder", help="where the runs go (default: a temporary folder)")
+    parser.add_argument("--stage", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.stage:
+        print(json.dumps(measured(asked.stage, Path(asked.folder), asked.rows[0], asked.dimension)))
+        return
+    sizes = sorted([500, 2000] if asked.quick else asked.rows)
+    found: dict[str, list[dict[str, float]]] = {stage: [] for stage in STAGES}
+    for rows in sizes:
+        with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+            write_inputs(Path(folder), rows)
+            for stage in STAGES:
+                found[stage].append(child(stage, folder, rows, asked.dimension))
+                print(f"{rows:>9,} {stage}: {found[stage][-1]}", file=sys.stderr, flush=True)
+    print_table(sizes, found)
+    finish(
+        "pipeline", {"rows": sizes, "dimension": asked.dimension, "stages": found, "exponents": exponents(sizes, found)}
+    )
+
+
+def child(stage: str, folder: str, rows: int, dimension: int) -> dict[str, float]:
+    """What `measured` says in a process that does nothing else."""
+    command = [sys.executable, "-m", "bench.pipeline", "--stage", stage, "--folder", folder]
+    command += ["--rows", str(rows), "--dimension", str(dimension)]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    done = subprocess.run(command, env=os.environ | threads, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def measured(stage: str, folder: Path, rows: int, dimension: int) -> dict[str, float]:
+    """Processor seconds, rows a second of them and MB of peak memory of one stage."""
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    config = config_of(folder, rows, dimension)
+    if stage != "import":
+        pipeline.load(stage)  # its imports are not the stage's time
+    with Peak() as peak:
+        started = time.process_time()
+        if stage == "import":
+            import_rollouts(folder / "imported", [folder / "log.jsonl"], config, Progress())
+        elif stage == "rollout":
+            write_rollouts(folder / "run", rows)
+        else:
+            sketch._sketcher = lambda run, progress: RandomSketcher(dimension)  # type: ignore[assignment,return-value]
+            pipeline.work(create_run(folder / "run", config), config, stage, Progress())
+        seconds = time.process_time() - started
+    counted = rows * RESPONSES if stage in ("reward", "import") else rows
+    return {
+        "cpu_seconds": round(seconds, 3),
+        "rows_per_second": round(counted / seconds),
+        "peak_mb": round(peak.bytes / 1e6, 1),
+    }
+
+
+class Peak:
+    """The largest anonymous memory of this process within the block, above that before it."""
+
+    def __enter__(self) -> Peak:
+        self._done, self._before = threading.Event(), anonymous()
+        self.bytes = 0
+        self._watcher = threading.Thread(target=self._watch)
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._watcher.join()
+
+    def _watch(self) -> None:
+        while True:
+            self.bytes = max(self.bytes, anonymous() - self._before)
+            if self._done.wait(0.02):
+                return
+
+
+def anonymous() -> int:
+    """Bytes of anonymous memory of this process."""
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) * 1024
+
+
+def config_of(folder: Path, rows: int, dimension: int) -> Config:
+    """One run of a size: exact verdicts, int8 sketches, the best hundredth by score."""
+    return Config(
+        pool=PoolConfig(path=str(folder / "pool.jsonl")),
+        policy=PolicyConfig(model=str(POLICY)),
+        rollout=RolloutConfig(responses=RESPONSES, max_new_tokens=16),
+        reward=RewardConfig(verifier="exact"),
+        sketch=SketchConfig(dimension=dimension, dtype="int8"),
+        select=SelectConfig(n=rows // 100),
+    )
+
+
+def problems(rows: int) -> Iterator[tuple[str, str, list[str]]]:
+    """Id, problem and responses of every prompt; each response is right with the prompt's own probability."""
+    draw = random.Random(rows)
+    for row in range(rows):
+        easy, said = draw.random(), []
+        for _ in range(RESPONSES):
+            number = 2 * row + (1 if draw.random() < easy else 2)
+            said.append(f"\\boxed{{{number}}}.")
+        yield f"p{row:07d}", f"{row} + {row + 1} = ?", said
+
+
+def write_inputs(folder: Path, rows: int) -> None:
+    """The pool, and the log that is imported: one response a line."""
+    with open(folder / "pool.jsonl", "w") as pool, open(folder / "log.jsonl", "w") as log:
+        for row, (prompt_id, problem, said) in enumerate(problems(rows)):
+            pool.write(json.dumps({"id": prompt_id, "problem": problem, "answer": str(2 * row + 1)}) + "\n")
+            for text in said:
+                log.write(json.dumps({"prompt_id": prompt_id, "prompt": problem, "response": text}) + "\n")
+
+
+def write_rollouts(path: Path, rows: int) -> None:
+    """In place of stage rollout: parts of made-up responses, with its record."""
+    run = open_run(path)
+    stage = pipeline.load("rollout")
+    with run.locked():
+        run.begin("rollout", stage.inputs(run), stage.PRODUCTS)
+        (path / "rollouts").mkdir()
+        waiting: list[tuple[Any, ...]] = []
+        for row, (prompt_id, _, said) in enumerate(problems(rows), 1):
+            for number, text in enumerate(said):
+                tokens = [5 + (row + k) % 40 for k in range(12)]
+                waiting.append((prompt_id, number, [7] * 8, tokens, None, len(tokens), text, "stop"))
+            if row % PART == 0 or row == rows:
+                columns = zip(*waiting, strict=True)
+                arrays = [pa.array(c, f.type) for c, f in zip(columns, ROLLOUTS, strict=True)]
+                part = path / "rollouts" / part_name(0, (row - 1) // PART)
+                files.write_parquet(part, pa.table(arrays, schema=ROLLOUTS))
+                waiting = []
+        files.write_parquet(path / "rollouts" / "skipped.parquet", SKIPPED.empty_table())
+        run.finish("rollout", rows * RESPONSES, 0.0, [], {"skipped": 0, "cut": 0.0})
+
+
+class RandomSketcher:
+    """In place of the gradient's sketches: random rows."""
+
+    def __init__(self, dimension: int) -> None:
+        self._rows = np.random.default_rng(0).standard_normal((4096, dimension), np.float32)
+        self._at = 0
+        self.coverage = SimpleNamespace(covered=1, total=1, missing=[], shares={})
+        self.alone, self.unshared, self.head = False, "", SimpleNamespace(whole="")
+
+    def batches(self, groups: list[Group], batch_tokens: int) -> list[list[int]]:
+        """Batches of equal size."""
+        return [list(range(start, min(start + BATCH, len(groups)))) for start in range(0, len(groups), BATCH)]
+
+    def sketch(self, groups: list[Group]) -> np.ndarray:
+        """A row a group."""
+        self._at = (self._at + 1) % (len(self._rows) - BATCH)
+        return self._rows[self._at : self._at + len(groups)]
+
+
+def exponents(sizes: list[int], found: dict[str, list[dict[str, float]]]) -> dict[str, float]:
+    """Of every stage, how processor time grows between the two largest sizes."""
+    if len(sizes) < 2:
+        return {}
+    grown = math.log(sizes[-1] / sizes[-2])
+    return {
+        stage: round(math.log(runs[-1]["cpu_seconds"] / runs[-2]["cpu_seconds"]) / grown, 2)
+        for stage, runs in found.items()
+    }
+
+
+def print_table(sizes: list[int], found: dict[str, list[dict[str, float]]]) -> None:
+    """A line a stage: time, speed and memory of every size, and the exponent."""
+    print(
+        f"{'stage':<20}" + "".join(f"{f'{rows:,}: CPU s':>18}{'rows/s':>11}{'MB':>9}" for rows in sizes) + "   exponent"
+    )
+    grown = exponents(sizes, found)
+    for stage, runs in found.items():
+        name = f"{stage} (synthetic)" if stage in SYNTHETIC else stage
+        cells = (f"{r['cpu_seconds']:>18.2f}{r['rows_per_second']:>11,.0f}{r['peak_mb']:>9,.1f}" for r in runs)
+        print(f"{name:<20}" + "".join(cells) + f"{grown.get(stage, math.nan):>11.2f}")
+
+
+if __name__ == "__main__":
+    main()
