@@ -467,11 +467,11 @@ def test_no_exception_ends_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_an_exception_in_judging_is_the_verdict_of_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(gold: str, candidate: str) -> bool:
-        raise RecursionError if candidate == "3" else ValueError
+        raise RecursionError if candidate == "x3" else ValueError
 
     with monkeypatch.context() as patch, make_verifier("exact", workers=1, timeout_seconds=30, memory_mb=2048) as judge:
         patch.setattr("learnalign.rewards.answers.exact.equal", fails)
-        assert [v.how for v in judge.judge([r"\boxed{3}", r"\boxed{4}", ""], ["5"] * 3)] == ["error", "error", "empty"]
+        assert [v.how for v in judge.judge([r"\boxed{x3}", r"\boxed{x4}", ""], ["y"] * 3)] == [*["error"] * 2, "empty"]
 
 
 FIRST = """\
