@@ -25,21 +25,21 @@ import random
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from bench.measure import finish
+from bench.measure import Peak, finish
 from learnalign import files
+from learnalign.cluster.local import LocalWorkers
 from learnalign.config import Config, PolicyConfig, PoolConfig, RewardConfig, RolloutConfig, SelectConfig, SketchConfig
 from learnalign.demo.run import POLICY
-from learnalign.gradient import Group
+from learnalign.gradient import Costs, Gap, Group, Sketched
 from learnalign.logs.importing import import_rollouts
 from learnalign.progress import Progress
 from learnalign.rollout.parts import part_name
@@ -52,7 +52,6 @@ STAGES = ("pool", "rollout", "reward", "sketch", "score", "select", "report", "i
 SYNTHETIC = ("rollout", "sketch")
 RESPONSES = 2
 PART = 128
-BATCH = 32
 
 
 def main() -> None:
@@ -106,42 +105,15 @@ def measured(stage: str, folder: Path, rows: int, dimension: int) -> dict[str, f
         elif stage == "rollout":
             write_rollouts(folder / "run", rows)
         else:
-            sketch._sketcher = lambda run, progress: RandomSketcher(dimension)  # type: ignore[assignment,return-value]
+            sketch.open_workers = lambda *_: nullcontext(LocalWorkers(RandomSketcher(dimension)))  # type: ignore[assignment,attr-defined]
             pipeline.work(create_run(folder / "run", config), config, stage, Progress())
         seconds = time.process_time() - started
     counted = rows * RESPONSES if stage in ("reward", "import") else rows
     return {
         "cpu_seconds": round(seconds, 3),
         "rows_per_second": round(counted / seconds),
-        "peak_mb": round(peak.bytes / 1e6, 1),
+        "peak_mb": round(peak.grown / 1e6, 1),
     }
-
-
-class Peak:
-    """The largest anonymous memory of this process within the block, above that before it."""
-
-    def __enter__(self) -> Peak:
-        self._done, self._before = threading.Event(), anonymous()
-        self.bytes = 0
-        self._watcher = threading.Thread(target=self._watch)
-        self._watcher.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._done.set()
-        self._watcher.join()
-
-    def _watch(self) -> None:
-        while True:
-            self.bytes = max(self.bytes, anonymous() - self._before)
-            if self._done.wait(0.02):
-                return
-
-
-def anonymous() -> int:
-    """Bytes of anonymous memory of this process."""
-    with open("/proc/self/status") as lines:
-        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) * 1024
 
 
 def config_of(folder: Path, rows: int, dimension: int) -> Config:
@@ -199,22 +171,27 @@ def write_rollouts(path: Path, rows: int) -> None:
 
 
 class RandomSketcher:
-    """In place of the gradient's sketches: random rows."""
+    """In place of the sketches of gradients: random rows. See `learnalign.cluster.Opened`."""
+
+    device, about = "none", {"threads": 1}
 
     def __init__(self, dimension: int) -> None:
         self._rows = np.random.default_rng(0).standard_normal((4096, dimension), np.float32)
         self._at = 0
-        self.coverage = SimpleNamespace(covered=1, total=1, missing=[], shares={})
-        self.alone, self.unshared, self.head = False, "", SimpleNamespace(whole="")
 
-    def batches(self, groups: list[Group], batch_tokens: int) -> list[list[int]]:
-        """Batches of equal size."""
-        return [list(range(start, min(start + BATCH, len(groups)))) for start in range(0, len(groups), BATCH)]
+    def costs(self) -> Costs:
+        """Those of a small policy that shares no prompts."""
+        return Costs(share=False)
 
-    def sketch(self, groups: list[Group]) -> np.ndarray:
-        """A row a group."""
-        self._at = (self._at + 1) % (len(self._rows) - BATCH)
-        return self._rows[self._at : self._at + len(groups)]
+    def facts(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def __call__(self, groups: list[Group], shared: dict[int, bool]) -> Sketched:
+        """A row a group, and no log-probabilities."""
+        rows = np.arange(self._at, self._at + len(groups)) % len(self._rows)
+        self._at = int(rows[-1]) + 1
+        return Sketched(self._rows[rows], [Gap()] * len(groups))
 
 
 def exponents(sizes: list[int], found: dict[str, list[dict[str, float]]]) -> dict[str, float]:
