@@ -156,6 +156,7 @@ def test_sketches_while_a_worker_is_killed(whole: Path, config: Config, nodes: C
     assert_same(path, whole, "sketches")
     record = open_run(path).record("sketch")
     assert record["cluster"]["workers"] == 2
+    assert record["cluster"]["threads"] == torch.get_num_threads()
     assert len(record["cluster"]["restarted"]) == 1
     assert any("died" in line and "; 0 of its" not in line for line in watched.lines)
     assert "2 workers on 1 node, 1 restarted (the last on node " in record["notes"][0]

@@ -271,6 +271,7 @@ class Crew:
             "workers": self.most,
             "nodes": dict(self.nodes),
             "devices": dict(self.devices),
+            **{name: value for name, value in (self._about or ("", {}))[1].items() if name == "threads"},
             "restarted": self.restarts,
             "idle_share": float(f"{max(0.0, idle):.3g}"),
         }

@@ -32,7 +32,9 @@ from learnalign.errors import RunError, RunLockedError
 
 FORMAT = 2
 LAP_SECONDS = 5.0
-REPORTED = ("python", "learnalign", "torch", "transformers", "numpy", "pyarrow", "math-verify", "faiss-cpu")
+REPORTED = (
+    "python", "learnalign", "torch", "transformers", "numpy", "pyarrow", "math-verify", "faiss-cpu", "faiss-gpu", "ray",
+)  # fmt: skip
 
 Inputs = Mapping[str, str | int | float]
 
