@@ -276,7 +276,7 @@ def test_the_version_is_said() -> None:
     assert package.__version__ == version("learnalign")
 
 
-OTHERS = {"--version", "--logprobs-mode", "--no-enable-chunked-prefill", "--repo-type"}
+OTHERS = {"--version", "--head", "--logprobs-mode", "--no-enable-chunked-prefill", "--repo-type"}
 """Options of the command itself, and of other programs, that a message may name."""
 
 

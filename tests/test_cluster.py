@@ -16,6 +16,7 @@ from ray.cluster_utils import Cluster
 
 from learnalign import cluster
 from learnalign.cluster import Needs, Unit
+from learnalign.cluster.ordered import RayWorkers
 from learnalign.cluster.session import connect
 from learnalign.config import ClusterConfig, Config, PolicyConfig, with_values
 from learnalign.errors import ConfigError, EngineError, MissingPackageError, RewardError
@@ -61,6 +62,9 @@ def doubled(nodes: Cluster, units: list[Any], workers: int = 2, ordered: bool = 
     given = [Unit([f"p{k}", f"q{k}"], (what,), k) for k, what in enumerate(units)]
     settings = ClusterConfig(address=nodes.address, workers=workers)
     with cluster.open_workers(settings, Doubling(), "double", watched) as opened:
+        assert isinstance(opened, RayWorkers)
+        while len(opened.crew.ready) < workers:  # one alone could be done before the other has started
+            opened.crew.wait()
         found = [(unit.kept, result) for unit, result in opened.map(iter(given), ordered=ordered)]
         return found, watched, opened.facts()["cluster"]
 

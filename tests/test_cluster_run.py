@@ -93,7 +93,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
         policy=PolicyConfig(model=str(POLICY)),
         rollout=RolloutConfig(max_new_tokens=16, batch_sequences=96),
         reward=RewardConfig(verifier="exact"),
-        sketch=SketchConfig(dimension=1024, batch_tokens=256),
+        sketch=SketchConfig(dimension=1024, batch_tokens=96),
         select=SelectConfig(n=8),
     )
 

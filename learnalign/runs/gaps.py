@@ -4,9 +4,9 @@
                          largest difference from the policy's own, in nats (see `learnalign.gradient.gap`)
 
 Recorded log-probabilities are of the distribution that was sampled from: the whole vocabulary at rollout.temperature,
-for no engine here truncates it. A line comes before the prompt's row in the store, and lines without a row go when a
-run is resumed, so that a resumed run has the bytes of an uninterrupted one. What the bounds are worth is measured by
-`bench.engines`. This module runs no model.
+for no engine here truncates it. A line comes before the prompt's row in the store, lines without a row go when a run is
+resumed, and in the end they stand in the order of the rows, so that a resumed run has the bytes of an uninterrupted
+one. What the bounds are worth is measured by `bench.engines`. This module runs no model.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Gaps:
         kept = [line for line in _lines(self.path) if line["prompt_id"] in done]
         for line in kept:
             self._count(line["prompt_id"], Gap(line["tokens"], line["mean"], line["largest"]))
+        self._resumed = bool(kept)
         if self.path.exists():
             files.write_text(self.path, "".join(map(_text, kept)))
 
@@ -72,6 +73,13 @@ class Gaps:
                 f"(prompt {self.worst!r}: {self.worst_mean:.3g}), more than rollout.max_logprob_gap of {self.most:g}: "
                 "other weights, a stale adapter or another temperature are served; sample again in a new run directory"
             )
+
+    def arrange(self, order: Sequence[str]) -> None:
+        """Put the lines in the order of the store's rows, which prompts that were set aside and made again break."""
+        if self._resumed:
+            row_of = {prompt_id: row for row, prompt_id in enumerate(order)}
+            lines = sorted(_lines(self.path), key=lambda line: row_of.get(line["prompt_id"], len(row_of)))
+            files.write_text(self.path, "".join(map(_text, lines)))
 
     def facts(self) -> dict[str, Any]:
         """For the manifest; of runs without recorded log-probabilities only that nothing was checked."""

@@ -31,7 +31,6 @@ Run = Callable[[str, str], Ran]
 
 def prepare(arguments: list[str], memory_mb: int) -> Answer:
     """The function that answers messages. Raises `CannotServe` where programs cannot be contained."""
-    sys.set_int_max_str_digits(0)  # a program may give a number of any length
     seconds, server, weak = float(arguments[0]), arguments[1], arguments[2] == "weak"
     note = ""
     if server:
@@ -117,4 +116,5 @@ def _failed(ran: Ran) -> str:
 
 
 if __name__ == "__main__":
+    sys.set_int_max_str_digits(0)  # a program may give a number of any length
     serve(prepare)

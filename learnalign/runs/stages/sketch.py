@@ -23,7 +23,7 @@ from learnalign.runs.gaps import Gaps
 from learnalign.runs.sketching import Sketching, costs_of_workers, shared_rows
 from learnalign.runs.stages import Outcome, graded_input
 from learnalign.runs.workers import say_idle_gpus
-from learnalign.store import SketchWriter
+from learnalign.store import SketchReader, SketchWriter
 
 NAME = "sketch"
 PRODUCTS = ("sketches",)
@@ -102,7 +102,9 @@ def sketch_rows(
                 gaps.add(unit.prompt_ids, found.gaps)
         gaps.require()
         facts = {**workers.ask("facts"), "logprob_gap": gaps.facts(), **workers.facts()}
-        return Outcome(total, [*workers.notes(), *gaps.notes(total)], facts)
+        notes = [*workers.notes(), *gaps.notes(total)]
+    gaps.arrange(SketchReader(folder).prompt_ids)
+    return Outcome(total, notes, facts)
 
 
 def _units(rows: Iterator[Row], done: Container[str], config: SketchConfig, costs: Costs) -> Iterator[Unit]:
