@@ -58,6 +58,8 @@ SMALL: dict[str, Any] = {
     "mamba_dt_rank": 4,
     "time_step_rank": 4,
     "kv_n_heads": 2,
+    **dict.fromkeys(("out_hidden_size", "text_hidden_size", "adapter_in_dim"), 32),  # of an image, for the text's model
+    "video_temporal_patch_size": 2,
 }
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 WINDOWS = ("sliding_window", "window_size", "attention_chunk_size", "local_attention", "attention_window_size")
@@ -81,10 +83,18 @@ OWN: dict[str, dict[str, Any]] = {
     | {"indexer_compress_ratio": 2},
     "dots3_note_text": {"swa_num_attention_heads": 4, "swa_num_key_value_heads": 4, "swa_q_lora_rank": 16}
     | {"swa_kv_lora_rank": 16, "swa_head_dim": 32, "swa_qk_nope_head_dim": 24, "swa_v_head_dim": 8},
+    "glm5_next_text": {"index_topk": 16},
+    "glm5_next": {"index_topk": 16},
     "xmod": {"default_language": "en_XX"},
     "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "lsh"], "is_decoder": True},
 }
 """What the general table does not get right."""
+SECTIONS = {"glm4v_moe_text": [1, 1, 0], "ernie4_5_vl_moe_text": [1, 1, 2]} | dict.fromkeys(
+    ("qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text", "glm4v_text", "glm_ocr_text", "glmga_text")
+    + ("paddleocr_vl_text", "paddleocr_text", "cosmos3_edge_text"),
+    [2, 1, 1],
+)
+"""Rotary angles of time, height and width: half of a head of 8, or of the part of it that turns."""
 MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
 
 
@@ -99,7 +109,9 @@ def families(wrappers: bool) -> list[str]:
 def small(config: Any) -> dict[str, Any]:
     """Settings that make a configuration small: known names, nested configurations, one layer of every kind."""
     own = {f.name for f in dataclasses.fields(config)}
-    result: dict[str, Any] = {name: value for name, value in SMALL.items() if name in own}
+    result: dict[str, Any] = {
+        name: _alike(value, setting(config, name)) for name, value in SMALL.items() if name in own
+    }
     chosen = _kinds(config)
     for name in own:
         value = setting(config, name)
@@ -111,7 +123,14 @@ def small(config: Any) -> dict[str, Any]:
         result |= {name: len(chosen) for name in LAYERS if name in own}
     if "kv_lora_rank" in own:  # latent attention has keys and values for every head
         result |= {"num_key_value_heads": 4}
+    if config.model_type in SECTIONS:
+        result |= {"rope_parameters": {**config.rope_parameters, "mrope_section": SECTIONS[config.model_type]}}
     return result | OWN.get(config.model_type, {})
+
+
+def _alike(value: Any, default: Any) -> Any:
+    """A value for every entry, where the default is a list."""
+    return [value] * len(default) if isinstance(default, list | tuple) and isinstance(value, int) else value
 
 
 def setting(config: Any, name: str) -> Any:

@@ -9,8 +9,10 @@ Without namespaces (`namespaces=False`) only the limits, the filter, the empty e
 the killing of what it started are left, and, started by root, another user: it can read what that user can read and
 write where that user can write; where there is no filter also signal that user's processes and reach the network.
 
-Not contained, in either case: a flaw in the kernel (it runs on yours); memory beyond the limit of one process, of
-which there may be `PROCESSES`; time that it takes from others on the machine; side channels. Do not run it where one
+Memory is limited for each process by the kernel, and for all of a program's together by looking every `LOOK_SECONDS`.
+
+Not contained, in either case: a flaw in the kernel (it runs on yours); memory that several processes take between two
+looks; time that it takes from others on the machine; side channels. Do not run it where one
 such program would be a disaster: use a Sandbox Fusion server (`sandbox_fusion`) in a machine of its own. And a program
 can tell that it is being tested: that is for `code` to consider.
 
@@ -43,8 +45,11 @@ OPEN_FILES = 64
 FILE_MB = 16
 OUTPUT_BYTES = 8 << 20
 """Of standard output and standard error together; a program that writes more is killed."""
+LOOK_SECONDS = 0.05
+"""Between looks at the memory of all processes of a program."""
 LAUNCHER = Path(__file__).with_name("sandbox_launcher.py")
 CHUNK = 1 << 16
+PAGE = os.sysconf("SC_PAGE_SIZE")
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -52,7 +57,7 @@ class Ran(NamedTuple):
     """What became of a program."""
 
     ended: str
-    """`exit`, `timeout` (of either clock) or `output` (too much of it)."""
+    """`exit`, `timeout` (of either clock), `output` (too much of it) or `memory` (of all its processes together)."""
     code: int
     """Its exit code, negative for the signal that ended it; 0 where it was killed for the above."""
     stdout: bytes
@@ -64,7 +69,8 @@ class Ran(NamedTuple):
 def run(source: str, stdin: str, *, seconds: float, memory_mb: int, namespaces: bool = True) -> Ran:
     """Run `source` as a Python program that reads `stdin`.
 
-    It may take `seconds` of CPU time (rounded up) and twice that on the clock, and `memory_mb` MiB of address space.
+    It may take `seconds` of CPU time (rounded up) and twice that on the clock, and `memory_mb` MiB of address space a
+    process and of memory in all.
     Raises `RewardError` if it cannot be contained as asked for on this system.
     """
     with tempfile.TemporaryDirectory(prefix="learnalign-") as directory:
@@ -110,7 +116,7 @@ def _supervise(job: dict[str, object], directory: str, deadline: float) -> Ran:
             assert launcher.stdin is not None
             with contextlib.suppress(BrokenPipeError), launcher.stdin as pipe:
                 pipe.write(json.dumps(job).encode("ascii"))
-            ended, stdout, stderr = _read(launcher, deadline)
+            ended, stdout, stderr = _read(launcher, deadline, int(str(job["memory_mb"])) << 20)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(launcher.pid, signal.SIGKILL)
@@ -138,8 +144,8 @@ def _supervise(job: dict[str, object], directory: str, deadline: float) -> Ran:
     return Ran(ended, report["exit"] if ended == "exit" else 0, stdout, stderr, bool(report.get("filtered", True)))
 
 
-def _read(launcher: subprocess.Popen[bytes], deadline: float) -> tuple[str, bytes, bytes]:
-    """What the program writes until its launcher ends: (`exit`, `timeout` or `output`, standard output, error)."""
+def _read(launcher: subprocess.Popen[bytes], deadline: float, memory: int) -> tuple[str, bytes, bytes]:
+    """What the program writes until its launcher ends: (`Ran.ended`, standard output, standard error)."""
     assert launcher.stdout is not None
     assert launcher.stderr is not None
     written = {launcher.stdout.fileno(): bytearray(), launcher.stderr.fileno(): bytearray()}
@@ -151,8 +157,9 @@ def _read(launcher: subprocess.Popen[bytes], deadline: float) -> tuple[str, byte
                 selector.register(descriptor, selectors.EVENT_READ)
             selector.register(end, selectors.EVENT_READ)
             ended = ""
+            look = time.monotonic() + LOOK_SECONDS
             while not ended:
-                ready = {key.fd for key, _ in selector.select(max(deadline - time.monotonic(), 0))}
+                ready = {key.fd for key, _ in selector.select(max(min(deadline, look) - time.monotonic(), 0))}
                 for descriptor in ready & written.keys():
                     if not _take(descriptor, written[descriptor]):
                         selector.unregister(descriptor)
@@ -162,6 +169,9 @@ def _read(launcher: subprocess.Popen[bytes], deadline: float) -> tuple[str, byte
                     ended = "exit"
                 elif time.monotonic() >= deadline:
                     ended = "timeout"
+                elif time.monotonic() >= look:
+                    ended = "memory" if _memory(launcher.pid) > memory else ""
+                    look = time.monotonic() + LOOK_SECONDS
             for descriptor, content in written.items():  # what is left in the pipes
                 while len(content) <= OUTPUT_BYTES and _take(descriptor, content):
                     pass
@@ -169,6 +179,21 @@ def _read(launcher: subprocess.Popen[bytes], deadline: float) -> tuple[str, byte
         return ended, bytes(written[launcher.stdout.fileno()]), bytes(written[launcher.stderr.fileno()])
     finally:
         os.close(end)
+
+
+def _memory(root: int) -> int:
+    """Bytes of all descendants of a process together, pages that they share counted once."""
+    return sum(map(_own_memory, _descendants(root)))
+
+
+def _own_memory(pid: int) -> int:
+    with contextlib.suppress(OSError):  # it has ended, or may not be looked into
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return next((int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")), 0)
+    with contextlib.suppress(OSError):
+        _, resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[:3]
+        return (int(resident) - int(shared)) * PAGE
+    return 0
 
 
 def _take(descriptor: int, content: bytearray) -> bool:
