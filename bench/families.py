@@ -89,11 +89,18 @@ OWN: dict[str, dict[str, Any]] = {
     "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "lsh"], "is_decoder": True},
 }
 """What the general table does not get right."""
-SECTIONS = {"glm4v_moe_text": [1, 1, 0], "ernie4_5_vl_moe_text": [1, 1, 2]} | dict.fromkeys(
-    ("qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text", "glm4v_text", "glm_ocr_text", "glmga_text")
-    + ("paddleocr_vl_text", "paddleocr_text", "cosmos3_edge_text"),
-    [2, 1, 1],
+TURNED = (
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen2_5_omni",
+    "glm4v",
+    "glm_ocr",
+    "glmga",
+    "paddleocr_vl",
+    "paddleocr",
+    "cosmos3_edge",
 )
+SECTIONS = {f"{name}_text": [2, 1, 1] for name in TURNED} | {"glm4v_moe_text": [1, 1, 0]}
 """Rotary angles of time, height and width: half of a head of 8, or of the part of it that turns."""
 MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
 

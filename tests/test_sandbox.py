@@ -301,6 +301,26 @@ print(ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(lambda x: x + 1)(1))
 
 
 @pytest.mark.usefixtures("contained")
+@pytest.mark.parametrize(("processes", "ended"), [(6, "memory"), (1, "exit")])
+def test_processes_share_one_limit_of_memory(processes: int, ended: str) -> None:
+    """Each within its own limit, and pages that forks share counted once."""
+    text = f"""
+import os, time
+shared = bytearray(os.urandom(1 << 20) * 100)
+for _ in range({processes} - 1):
+    if os.fork() == 0:
+        own = bytearray(os.urandom(1 << 20) * 200)
+        time.sleep(300)
+for _ in range(4):
+    if os.fork() == 0:
+        print(len(shared)); time.sleep(1); os._exit(0)
+time.sleep(2 if {processes} == 1 else 300)
+"""
+    ran = sandbox.run(text, "", seconds=120, memory_mb=400)
+    assert ran.ended == ended, ran
+
+
+@pytest.mark.usefixtures("contained")
 def test_standard_input_may_be_larger_than_what_is_writable() -> None:
     ran = sandbox.run("import sys\nprint(len(sys.stdin.read()))", "x" * (66 << 20), seconds=60, memory_mb=512)
     assert (ran.ended, ran.code, ran.stdout) == ("exit", 0, b"69206016\n")
