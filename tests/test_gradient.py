@@ -258,3 +258,27 @@ class TestOutOfMemory:
         with pytest.raises(PolicyError, match="single response of 5 tokens"):
             sketcher.sketch([Group([1, 2, 3], [[4, 5, 6], [4, 1, 6]], [1.0, 0.0])])
         assert not sketcher.model.model.layers[0].self_attn.q_proj._forward_hooks
+
+
+def test_batches_are_those_of_counting_every_batch_anew() -> None:
+    random = np.random.default_rng(0)
+
+    def some(low: int, high: int) -> list[int]:
+        return [0] * int(random.integers(low, high))
+
+    for _ in range(100):
+        groups = [
+            Group(some(1, 60), responses, [0.0] * len(responses))
+            for responses in ([some(0, 40) for _ in some(0, 9)] for _ in some(1, 30))
+        ]
+        limit = int(random.choice([10, 100, 1000]))
+        share, window = bool(random.random() < 0.8), int(random.choice([0, 50]))
+        costs = Costs(share, pair=float(random.choice([0.0, 0.02])), window=window, honored=lambda step: step % 3 > 0)
+        paths = [len(g.prompt) + max(map(len, g.responses), default=0) for g in groups]
+        expected: list[list[int]] = []
+        for i in sorted(range(len(groups)), key=lambda i: (paths[i], i)):
+            if expected and costs.padded([groups[j] for j in [*expected[-1], i]]) <= limit:
+                expected[-1].append(i)
+            else:
+                expected.append([i])
+        assert batches(groups, limit, costs) == expected

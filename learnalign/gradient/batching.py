@@ -54,24 +54,31 @@ class Costs:
     def together(self, groups: Sequence[Lengths]) -> int:
         """r, the responses in a row: the cheapest of 1, 2, 4, ... and all; the smaller in a tie."""
         most = max((len(g.responses) for g in groups), default=1)
-        longest = self._longest_path(groups)
-        if not self.share or most < 2 or (self.window and longest > self.window):
-            return 1
-        choices = sorted({most, *(1 << k for k in range(most.bit_length()) if 1 << k < most)})
-        cheapest = min(choices, key=lambda r: self._cost(groups, r))
-        return cheapest if cheapest == 1 or self.honored is None or self.honored(longest) else 1
+        return self.cheapest(most, max(map(_longest_path, groups), default=0), lambda r: grid(groups, r))
 
     def padded(self, groups: Sequence[Lengths]) -> int:
         """Padded tokens of the batch that these groups make."""
         rows, length = grid(groups, self.together(groups))
         return rows * length
 
-    def _cost(self, groups: Sequence[Lengths], r: int) -> float:
-        rows, length = grid(groups, r)
-        return rows * length * (self.token + length * self.pair)
+    def cheapest(self, most: int, longest: int, grid_of: Callable[[int], tuple[int, int]]) -> int:
+        """`together` of groups of at most `most` responses, of which the longest with its prompt has `longest` tokens.
 
-    def _longest_path(self, groups: Sequence[Lengths]) -> int:
-        return max(len(g.prompt) + max(map(len, g.responses), default=0) for g in groups)
+        grid_of: rows and length of their padded batch, from r.
+        """
+        if not self.share or most < 2 or (self.window and longest > self.window):
+            return 1
+
+        def cost(r: int) -> float:
+            rows, length = grid_of(r)
+            return rows * length * (self.token + length * self.pair)
+
+        found = min(sorted({most, *(1 << k for k in range(most.bit_length()) if 1 << k < most)}), key=cost)
+        return found if found == 1 or self.honored is None or self.honored(longest) else 1
+
+
+def _longest_path(group: Lengths) -> int:
+    return len(group.prompt) + max(map(len, group.responses), default=0)
 
 
 @dataclass(frozen=True)
@@ -187,15 +194,50 @@ def batches(groups: Sequence[Lengths], batch_tokens: int, costs: Costs | None = 
     its arguments, so that a resumed run makes the same batches, and with them the same rounding, as an
     uninterrupted one.
     """
-    costs = costs or Costs()
-
-    def length(i: int) -> tuple[int, int]:
-        return len(groups[i].prompt) + max(map(len, groups[i].responses), default=0), i
-
     result: list[list[int]] = []
-    for i in sorted(range(len(groups)), key=length):
-        if result and costs.padded([groups[j] for j in [*result[-1], i]]) <= batch_tokens:
-            result[-1].append(i)
-        else:
-            result.append([i])
+    growing = _Growing(costs or Costs())
+    for i in sorted(range(len(groups)), key=lambda i: (_longest_path(groups[i]), i)):
+        if not result or not growing.takes(groups[i], batch_tokens):
+            growing = _Growing(growing.costs)
+            growing.takes(groups[i], 0)
+            result.append([])
+        result[-1].append(i)
     return result
+
+
+class _Growing:
+    """A batch that grows by whole groups: rows and length for every r, so that every group is looked at once."""
+
+    def __init__(self, costs: Costs) -> None:
+        self.costs = costs
+        self.most = self.longest = 0
+        self._groups: list[Lengths] = []
+        self._grids: dict[int, tuple[int, int]] = {}
+
+    def takes(self, group: Lengths, batch_tokens: int) -> bool:
+        """Add a group if the padded tokens stay within the limit; the first is taken in any case."""
+        most, longest = max(self.most, len(group.responses)), max(self.longest, _longest_path(group))
+        own: dict[int, tuple[int, int]] = {}
+
+        def grid_of(r: int) -> tuple[int, int]:
+            if r not in own:
+                own[r] = _joined(self._grid(r), grid([group], r))
+            return own[r]
+
+        if self._groups:
+            rows, length = grid_of(self.costs.cheapest(most, longest, grid_of))
+            if rows * length > batch_tokens:
+                return False
+        self._grids = {r: grid_of(r) for r in self._grids}
+        self._groups.append(group)
+        self.most, self.longest = most, longest
+        return True
+
+    def _grid(self, r: int) -> tuple[int, int]:
+        if r not in self._grids:
+            self._grids[r] = grid(self._groups, r)
+        return self._grids[r]
+
+
+def _joined(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    return one[0] + other[0], max(one[1], other[1])
