@@ -234,7 +234,8 @@ class Crew:
     # --- death
 
     def _bury(self, member: Member, error: Exception) -> list[Done | Lost]:
-        """Replace a worker that died; what it had been given."""
+        """Replace a worker that died; what it had done before, and what it had been given."""
+        done = self._done_before(member)
         self.members.remove(member)
         self._awaited = {ref: one for ref, one in self._awaited.items() if one[0] is not member}
         ray.kill(member.actor)
@@ -251,7 +252,24 @@ class Crew:
         self._looked = -LOOK_SECONDS
         self._grow()
         self._settle()
-        return [Lost(member.given, host, reason)]
+        return [*done, Lost(member.given, host, reason)]
+
+    def _done_before(self, member: Member) -> list[Done | Lost]:
+        """Results that have come and were not looked at yet: their units did not kill the worker."""
+        own = [ref for ref, (other, what) in self._awaited.items() if other is member and isinstance(what, int)]
+        come, _ = ray.wait(own, num_returns=len(own), timeout=0) if own else ([], [])
+        done: list[Done | Lost] = []
+        for ref in come:
+            _, number = self._awaited[ref]
+            assert isinstance(number, int)
+            try:
+                value = ray.get(ref)
+            except RayTaskError as error:
+                raise _told(error, member) from error
+            except LOST:
+                continue
+            done.append(self._done(member, number, value))
+        return done
 
     def _count(self, member: Member) -> None:
         """Keep account of the time of a worker that goes."""
