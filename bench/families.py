@@ -117,7 +117,7 @@ def small(config: Any) -> dict[str, Any]:
     """Settings that make a configuration small: known names, nested configurations, one layer of every kind."""
     own = {f.name for f in dataclasses.fields(config)}
     result: dict[str, Any] = {
-        name: _alike(value, setting(config, name)) for name, value in SMALL.items() if name in own
+        name: _alike(value, setting(config, name), _layers(config)) for name, value in SMALL.items() if name in own
     }
     chosen = _kinds(config)
     for name in own:
@@ -135,9 +135,10 @@ def small(config: Any) -> dict[str, Any]:
     return result | OWN.get(config.model_type, {})
 
 
-def _alike(value: Any, default: Any) -> Any:
-    """A value for every entry, where the default is a list."""
-    return [value] * len(default) if isinstance(default, list | tuple) and isinstance(value, int) else value
+def _alike(value: Any, default: Any, layers: int) -> Any:
+    """A value for every entry, where the default is a list, but not one of an entry a layer."""
+    listed = isinstance(default, list | tuple) and len(default) != layers and isinstance(value, int)
+    return [value] * len(default) if listed else value
 
 
 def setting(config: Any, name: str) -> Any:
