@@ -25,9 +25,8 @@ NAME = "gaps.jsonl"
 FEW_TOKENS = 256
 """Below so many tokens the mean says little; until then a run goes on."""
 NOTED, NOTED_EXACT = 0.1, 0.0005
-"""Mean differences beyond which a run says so: more than twice that of bfloat16 on both sides (0.041 for
-SmolLM2-135M-Instruct on a CPU), and far more than that of float32 (below 0.00001), where a policy of 25 steps ago, each
-of 1e-6 a weight, is 0.0013 away."""
+"""Mean differences beyond which a run says so: more than rounding makes where something is bfloat16, and where both sides
+are float32. A policy of some steps ago can lie below the first."""
 
 
 class Gaps:
