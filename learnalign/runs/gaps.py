@@ -25,8 +25,8 @@ NAME = "gaps.jsonl"
 FEW_TOKENS = 256
 """Below so many tokens the mean says little; until then a run goes on."""
 NOTED, NOTED_EXACT = 0.1, 0.0005
-"""Mean differences beyond which a run says so: more than rounding makes where something is bfloat16, and where both sides
-are float32. A policy of some steps ago can lie below the first."""
+"""Mean differences beyond which a run says so: more than rounding makes where something is bfloat16, and where both
+sides are float32. A policy of some steps ago can lie below the first."""
 
 
 class Gaps:
