@@ -238,7 +238,7 @@ def test_a_gradient_that_cannot_be_compared_takes_no_part() -> None:
     assert np.isnan(found[[1, 4]]).all()
     with pytest.raises(ArrayError, match=r"must have shape \[5, d\], found \[4, 64\]"):
         compare(Shared(np.zeros(0)), phi[:4], value)
-    with pytest.raises(ArrayError, match="the updates before had sketches of d = 8, this one 64"):
+    with pytest.raises(ArrayError, match="the measurements before had sketches of d = 8, this one 64"):
         compare(Shared(np.zeros(8)), phi, value)
 
 
