@@ -53,11 +53,6 @@ class Group(NamedTuple):
         """Whether rewards differ, so that there is a gradient."""
         return min(self.rewards) < max(self.rewards)
 
-    @property
-    def tokens(self) -> int:
-        """Of the responses."""
-        return sum(map(len, self.responses))
-
 
 class Scored(NamedTuple):
     """How good a policy is on held-out problems."""
