@@ -164,7 +164,8 @@ def gain(rows: Mapping[str, Row], pool: str) -> Gain:
 
 HEADER = (
     "| arm | passed | - full | - full at its cost, r = 1 | r = 3 "
-    "| steps to full's end, full / arm | cost, r = 1 | r = 3 | greedy | groups with a signal | wrong | of these with a signal | coins | distinct prompts "
+    "| steps to full's end, full / arm | cost, r = 1 | r = 3 "
+    "| greedy | groups with a signal | wrong | of these with a signal | coins | distinct prompts "
     "| thousand tokens sampled + back; selecting |"
 )
 
