@@ -1,66 +1,43 @@
 """Does training on a selection gain anything, and does it when selecting is paid for?
 
-A small policy with latent skill and wrong habits is trained with GRPO on prompts that each arm chooses from a pool of
-1,000: `clean`, or `noisy` with 20 % wrong reference answers that look learnable and 10 % coins to guess. Arms, fixed
-before the first run: the full pool; 100 prompts chosen once: random, random among 0 < p < 1, band, random_positive,
-top, greedy; chosen again every 30 steps: random, band, random_positive, top, greedy; and online selection, which since
-its fourth run chooses again after every pass over its picks. Equal batches of 16 prompts x 8 responses, AdamW 1e-4,
-gradients clipped at norm 1. Added after the third run of `online`, as a bound that nobody reaches: an oracle, which
-knows right answers and exact probabilities and measures for nothing.
+A small policy with latent skill and wrong habits is trained with GRPO on prompts that each arm chooses from a pool:
+`clean`, `noisy` (20 % wrong reference answers that look learnable, 10 % coins to guess) or `hard` (two thirds have
+p < 0.001). Regimes and arms were fixed before the first run (see `regimes`). Equal batches of 16 prompts x 8 responses,
+AdamW 1e-4, gradients clipped at norm 1. Arms:
+
+    full              passes over the whole pool
+    dynamic           DAPO's dynamic sampling: batches until 16 groups have both verdicts, at most 10 batches a step
+    mopps             MoPPS: a discounted posterior of p, Thompson sampling, the prompts nearest to p = 1/2
+    skipping          GRESO's filter: passes that leave out, more and more often, what stays solved or hopeless
+    band, random_positive, top, random, learnable, greedy    a tenth of the pool, measured and chosen once by the
+                      package's strategies (`learnable`: random among 0 < p < 1); with -again, every 30 or 60 steps
+    online            the package's online selection, with gradients of the training's own responses
+    online-verdicts   the same without any gradient
+    oracle            a bound that nobody reaches: draws right answers by their exact probability to give both verdicts
 
 Judged on held-out problems with right answers: the exact probability that a response at temperature 1 is right (one
-teacher-forced pass, no noise of sampling), and greedy accuracy. Two comparisons with the full pool: after equal steps;
-and when equal numbers of response tokens have been sampled and propagated back, those of selecting included. A pair is
-a policy, a pool and held-out problems of its own; policies share their phase of skill (see `policies`). Errors are
-standard errors over pairs.
+teacher-forced pass, no noise of sampling), and greedy accuracy. A cost is tokens sampled + r times tokens propagated
+back, those of selecting and those of groups that were dropped included; groups without a signal are not propagated
+back. Compared with the full pool: after equal steps; when as much is spent; and by what it takes, in steps and in cost,
+to come to the full pool's final value. A pair is a policy, a pool and held-out problems of its own; policies share
+their phase of skill (see `policies`). Errors are standard errors over pairs, seeds averaged within a pair. An oracle
+that is not ahead on a noisy or a hard pool would say that the bench cannot see a gain: a line says whether it is.
 
-Staged selection was tuned on other pairs than those reported, in three rounds; its arm ran four times, the others once.
-Until its third run an update sampled some prompts of the pool and trained 30 steps on 100 picks of these:
+Settings are tuned on other pairs (`--tuning`: 100 to 103) than those reported. What such runs of 60 steps, about 250 on
+clean and noisy pools, said of online selection (differences to the full pool at equal steps and, r = 1, at its cost):
 
-    run  an update                                     equal steps               equal compute             cost
-                                                     clean        noisy        clean        noisy
-    1    groups of 8, 2 n prompts completed          -0.001 0.003 +0.005 0.006 -0.033       -0.023       45, 49 %
-    2    of 4, 4 n prompts, sketches kept two updates +0.000 0.004 +0.011 0.006 -0.021 0.001 -0.009 0.007 33, 35 %
-    3    of 4, 3 n prompts, this update's gradients   -0.002 0.003 +0.004 0.008 -0.020 0.001 -0.009 0.006 25, 26 %
-    4    nothing sampled, a pass over picks an update  +0.003 0.001 +0.013 0.007 -0.001 0.001 +0.007 0.006 5, 5 %
+    +0.004, -0.009 noisy    an update samples prompts of the pool to compare gradients: a quarter of training's tokens
+    +0.013, +0.008          nothing is sampled, gradients of one right and one wrong response of training's own groups
+    +0.014, +0.003          the same of 4 responses of a group: no better, and more than twice as dear
+    +0.030, +0.014          the first design, had there been no wrong answers among its picks
 
-(difference to the full pool, standard error over pairs; cost: of the training's own tokens). Of what the first two
-rounds tried on that design (about 150 runs on pairs 100 to 103) nothing was better than run 3's by more than its error:
-other scores (share of agreement, powers, ridge regression, less a standard error, means of those that agree, iterated,
-kernels of near neighbors), draws (the best 60, repetition in proportion, by observed p (1 - p)), costs (2 n to 6 n
-prompts, answering 2, 4 or 8 times), updates every 15, 20, 40 and 60 steps, sketches kept, verdicts that age.
+Other scores, draws, kernels of near neighbors, more or fewer responses, and updates every 15 to 60 steps were all
+within the error of the first line. What stays unsolved after two or three visits is more and more often wrong.
 
-The third round asked where that design loses (noisy pool, pairs 100 to 103, 60 steps; differences to the full pool,
-mean +- standard error over runs; changed copies of `learnalign.online` and of this bench, which are not kept):
+    python -m bench.outcome [FOLDER] [--regime NAME ...] [--arms NAME ...]   (--quick: small sizes, to see that it runs)
 
-    runs  equal steps       equal compute
-    8     +0.015 +- 0.005   -0.000 +- 0.004   run 3's settings; another draw of responses +0.009, -0.007 (0.007)
-    8     +0.030 +- 0.004   +0.014 +- 0.005       with no wrong answers among the picks
-    8     +0.018 +- 0.003   +0.003 +- 0.005       with no coins
-    8     +0.015 +- 0.004   +0.007 +- 0.003   30 steps on its first picks, then the full pool
-    8     +0.016 +- 0.004   +0.007 +- 0.004   15 steps, then the full pool: they had given all they could
-    8     +0.008 +- 0.005   -0.002 +- 0.005   the full pool first, picks from step 30 on
-    8     +0.011 +- 0.007   -0.004 +- 0.007   what disagreed in the first update is not asked again; with 2 n or 1 n
-                                              prompts in the second, or first picks carried over, -0.003 to -0.004
-    8     +0.005 +- 0.007   -0.001 +- 0.006   measured once, then whatever still has both verdicts, every 6 steps
-    8     +0.015 +- 0.003   +0.004 +- 0.004       no more than twice each, then prompts that training has not met
-    8     +0.014 +- 0.003   +0.004 +- 0.005   nothing measured: gradients of 4 of the 8 responses of training's groups
-    8     +0.016 +- 0.005   +0.011 +- 0.005       of 2, one right and one wrong; cost 5 % in place of 11 %
-
-What stays unsolved after some visits is more and more often wrong. So picks serve for two or three passes, and prompts
-that training has not met are worth more after that. Success rates foretold from hidden states of neighbors were too
-vague to save much. The last line became the method; its settings, with the package's code (`--tuning`, seeds 0 to 3):
-
-    16    +0.013 +- 0.004   +0.008 +- 0.004   visits = 3, memory = 0.8: the defaults, chosen before the fourth run
-    8     +0.010 +- 0.002   +0.002 +- 0.003       on the clean pool
-    16    +0.006 +- 0.004   +0.000 +- 0.004   memory = 1
-    16    +0.013 +- 0.003   +0.007 +- 0.004   visits = 5
-    16    +0.010 +- 0.003   +0.005 +- 0.003   visits = 2
-
-    python -m bench.outcome [FOLDER]        (--quick: small sizes that show that it runs)
-
-Every run's result is a file in FOLDER; a command that was stopped goes on there. Writes outcome.png beside them. The
-last line is one JSON object.
+Every run's result is a file in FOLDER; a command that was stopped goes on there. Writes a figure for every regime
+beside them. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -71,58 +48,83 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bench.measure import finish
-from bench.outcome.arms import AGAIN, ARMS, FULL_SIZE, QUICK_SIZE, Size, tuning
-from bench.outcome.jobs import Job, collect, in_processes, make, work
-from bench.outcome.pools import POOLS
-from bench.outcome.table import Results, markdown, online_over_others, row
+from bench.outcome.arms import ARMS
+from bench.outcome.jobs import collect, in_processes, jobs, make, regime_folder, work
+from bench.outcome.measures import Results
+from bench.outcome.regimes import FULL, REGIMES, Scale, quick, tuning
+from bench.outcome.table import gain, markdown, row
 
 
 def main() -> None:
     """Make policies, run what is missing, print tables, plot."""
+    folder, scale = asked()
+    for name in scale.regimes:
+        same_size(folder, scale, name)
+    start = time.perf_counter()
+    in_processes(partial(make, folder, scale.habit_steps), scale.pairs)
+    in_processes(partial(work, folder, scale), jobs(scale))
+    found = {name: report(collect(folder, scale, name), name, folder, scale) for name in scale.regimes}
+    seconds = round(time.perf_counter() - start)
+    print(f"\n{seconds} s")
+    finish("outcome", {"regimes": found, "seconds": seconds}, "torch", "transformers", "numpy")
+
+
+def asked() -> tuple[Path, Scale]:
+    """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/outcome"))
-    parser.add_argument("--quick", action="store_true", help="two pairs, one seed, a third of the pool, 20 steps")
+    parser.add_argument("--regime", nargs="+", choices=tuple(REGIMES), default=tuple(REGIMES), help="all, if not said")
+    parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), help="these, and the full pool; else a regime's own")
+    parser.add_argument("--pairs", type=int, default=4, help="the first so many of the four")
+    parser.add_argument("--quick", action="store_true", help="two pairs, one seed, small pools, few steps")
     parser.add_argument("--tuning", action="store_true", help="the pairs on which settings are tuned")
-    asked = parser.parse_args()
-    size = QUICK_SIZE if asked.quick else FULL_SIZE
-    name = "quick" if asked.quick else "full"
-    if asked.tuning:
-        size, name = tuning(size), f"{name}-tuning"
-    folder = asked.folder / name
-    same_size(folder, size)
-    start = time.perf_counter()
-    in_processes(partial(make, asked.folder, size), size.pairs)
-    jobs: list[Job] = [(pool, pair, seed) for pair in size.pairs for pool in POOLS for seed in size.seeds]
-    in_processes(partial(work, asked.folder, folder, size), jobs)
-    report(collect(folder, size), folder, time.perf_counter() - start)
+    found = parser.parse_args()
+    scale = quick() if found.quick else FULL
+    if found.tuning:
+        scale = tuning(scale)
+    regimes = {name: scale.regimes[name] for name in found.regime}
+    if found.arms:
+        arms = tuple(dict.fromkeys(("full", *found.arms)))
+        regimes = {name: regime._replace(arms=arms) for name, regime in regimes.items()}
+    return found.folder, scale._replace(regimes=regimes, pairs=scale.pairs[: found.pairs])
 
 
-def same_size(folder: Path, size: Size) -> None:
-    """Refuse a folder with results of another size."""
-    path, wanted = folder / "size.json", json.dumps(size._asdict(), indent=2)
-    folder.mkdir(parents=True, exist_ok=True)
+def same_size(folder: Path, scale: Scale, name: str) -> None:
+    """Refuse a folder with results of another size; arms, pairs and seeds may be added."""
+    at = regime_folder(folder, scale, name)
+    path = at / "size.json"
+    size = {**scale.regimes[name]._asdict(), "habit_steps": scale.habit_steps}
+    del size["arms"]
+    wanted = json.dumps(size, indent=2)
+    at.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.read_text() != wanted:
-        sys.exit(f"bench.outcome: {folder} holds results of another size (size.json): name another, or delete it")
+        sys.exit(f"bench.outcome: {at} holds results of another size (size.json): name another folder, or delete it")
     path.write_text(wanted)
 
 
-def report(results: Results, folder: Path, seconds: float) -> None:
-    """Print tables, write the figure, end with JSON."""
+def report(results: Results, name: str, folder: Path, scale: Scale) -> dict[str, Any]:
+    """Print a regime's tables and write its figure. What the last line says of it."""
     from bench.outcome.plot import plot  # matplotlib is not for the workers
 
-    found = {}
-    for pool in POOLS:
-        rows = {arm: row(results, pool, arm) for arm in ARMS}
+    regime, found, rows = scale.regimes[name], {}, {}
+    for pool in regime.pools:
+        rows = {arm: row(results, pool, arm) for arm in regime.arms}
         start = next(iter(results[pool, "full"].values()))[0]["curve"][0]["passed"]
-        print(f"\n{pool} pool (pair {min(results[pool, 'full'])} starts at {start:.3f})\n{markdown(rows)}")
-        print(online_over_others(results, pool, [f"{name}, again" for name in AGAIN]))
+        print(f"\n{name}, {pool} pool (pair {scale.pairs[0]} starts at {start:.3f})\n{markdown(rows)}")
         found[pool] = {arm: r._asdict() for arm, r in rows.items()}
-    plot(results, folder / "outcome.png")
+    said: dict[str, Any] = {"pools": found}
+    if "oracle" in rows:
+        sees = gain(rows, regime.pools[-1])
+        print(f"\n{sees.text()}")
+        said["sees_a_gain"] = sees._asdict()
+    path = regime_folder(folder, scale, name) / f"{name}.png"
+    plot(results, name, path)
     core_seconds = sum(r["seconds"] for pairs in results.values() for runs in pairs.values() for r in runs)
-    print(f"\n{folder / 'outcome.png'}; {seconds:.0f} s, runs {core_seconds:.0f} core seconds")
-    finish("outcome", {"pools": found, "seconds": round(seconds)}, "torch", "transformers", "numpy")
+    print(f"{path}; runs {core_seconds:.0f} core seconds")
+    return said
 
 
 if __name__ == "__main__":

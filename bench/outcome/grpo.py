@@ -5,7 +5,7 @@ The loss of a step over B groups of G responses (DeepSeekMath, arXiv 2402.03300,
     - (1 / (B G)) sum_bg A_bg (1 / |y_bg|) sum_t log pi(y_bgt | ...),   A = (r - mean r) / (std r + 1e-4),
 
 std with G - 1, as in TRL (a test compares weights after steps of both). Groups without an advantage run neither forward
-nor backward, and equal responses of a group run once with the sum of their advantages: the gradient is the same.
+nor backward, and what the responses of a group share runs once (see `trees`): the gradient is the same.
 Tokens are characters; a reward is 1 where a response is exactly the answer and the end. This module chooses no prompts.
 """
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, DynamicCache
 
 from bench.outcome.pools import Prompt
+from bench.outcome.trees import Tree, hidden, tree
 from learnalign.demo.run import POLICY
 
 Tokens = tuple[int, ...]
@@ -52,11 +53,6 @@ class Group(NamedTuple):
     def mixed(self) -> bool:
         """Whether rewards differ, so that there is a gradient."""
         return min(self.rewards) < max(self.rewards)
-
-    @property
-    def tokens(self) -> int:
-        """Of the responses."""
-        return sum(map(len, self.responses))
 
 
 class Scored(NamedTuple):
@@ -92,38 +88,41 @@ def rollout(model: Any, prompts: Sequence[Encoded], responses: int, generator: t
 
 @torch.inference_mode()
 def _sample(model: Any, prompts: Sequence[Tokens], copies: int, generator: torch.Generator) -> list[list[Tokens]]:
-    """Prompts run once, left-padded; then all sequences advance a token at a time, and those that ended leave."""
+    """Prompts run once, left-padded; then all responses advance a token at a time, equal prefixes as one."""
     width = max(map(len, prompts))
     ids = torch.tensor([(PAD,) * (width - len(prompt)) + prompt for prompt in prompts])
     mask = (ids != PAD).long()
     cache = DynamicCache()
-    out = model(
+    logits = model(
         input_ids=ids,
         attention_mask=mask,
         position_ids=(mask.cumsum(1) - 1).clamp(min=0),
         past_key_values=cache,
         logits_to_keep=1,
-    )
-    cache.batch_repeat_interleave(copies)
-    logits, mask = out.logits[:, -1].repeat_interleave(copies, 0), mask.repeat_interleave(copies, 0)
-    rows = torch.arange(len(mask))  # which sequence each row of the cache is
-    texts: list[list[int]] = [[] for _ in range(len(mask))]
+    ).logits[:, -1]
+    texts: list[list[int]] = [[] for _ in range(len(prompts) * copies)]
+    going = torch.arange(len(texts))  # responses that have not ended
+    row = going // copies  # which row of the cache their prefix is
     for step in range(MAX_NEW_TOKENS):
-        token = torch.multinomial(logits.softmax(-1), 1, generator=generator)
-        for row, value in zip(rows.tolist(), token[:, 0].tolist(), strict=True):
-            texts[row].append(value)
-        going = (token[:, 0] != END).nonzero()[:, 0]
+        token = torch.multinomial(logits.softmax(-1)[row], 1, generator=generator)[:, 0]
+        for k, value in zip(going.tolist(), token.tolist(), strict=True):
+            texts[k].append(value)
+        more = token != END
+        going, row, token = going[more], row[more], token[more]
         if not len(going) or step == MAX_NEW_TOKENS - 1:
             break
-        if len(going) < 0.75 * len(token):  # copying the cache costs about as much as a few sequences' step
-            cache.batch_select_indices(going)
-            rows, mask, token = rows[going], mask[going], token[going]
-        mask = torch.cat([mask, torch.ones_like(token)], 1)
+        prefix, row = torch.unique(row * len(_VOCABULARY) + token, return_inverse=True)
+        before, token = prefix // len(_VOCABULARY), prefix % len(_VOCABULARY)
+        if len(before) != len(mask) or bool((before != torch.arange(len(mask))).any()):
+            cache.batch_select_indices(before)
+        mask = torch.cat([mask[before], torch.ones_like(token)[:, None]], 1)
         logits = model(
-            input_ids=token, attention_mask=mask, position_ids=mask.sum(1, keepdim=True) - 1, past_key_values=cache
+            input_ids=token[:, None],
+            attention_mask=mask,
+            position_ids=mask.sum(1, keepdim=True) - 1,
+            past_key_values=cache,
         ).logits[:, -1]
-    whole = [tuple(text[: text.index(END) + 1]) if END in text else tuple(text) for text in texts]
-    return [whole[first : first + copies] for first in range(0, len(whole), copies)]
+    return [[tuple(text) for text in texts[first : first + copies]] for first in range(0, len(texts), copies)]
 
 
 def make_optimizer(model: Any) -> torch.optim.Optimizer:
@@ -134,18 +133,26 @@ def make_optimizer(model: Any) -> torch.optim.Optimizer:
 def train_step(model: Any, optimizer: torch.optim.Optimizer, groups: Sequence[Group]) -> None:
     """One step on the groups of a batch; nothing happens where no group has an advantage."""
     responses = sum(len(group.responses) for group in groups)
-    prompts, texts, weights = [], [], []
+    trees: list[Tree] = []
+    at: list[int] = []
+    targets: list[int] = []
+    weights: list[float] = []
+    first = 0
     for group in groups:
         if group.mixed:
-            for text, advantage in _distinct(group).items():
-                prompts.append(group.prompt)
-                texts.append(text)
-                weights.append(advantage / (len(text) * responses))
-    if not texts:
+            texts = _distinct(group)
+            trees.append(tree(group.prompt, list(texts)))
+            for (text, advantage), ends in zip(texts.items(), trees[-1].ends, strict=True):
+                at += [first + k for k in ends]
+                targets += text
+                weights += [advantage / (len(text) * responses)] * len(text)
+            first += len(trees[-1].ids)
+    if not trees:
         return
     optimizer.zero_grad()
-    found, _, of = response_log_probabilities(model, prompts, texts)
-    (-(found * torch.tensor(weights)[of]).sum()).backward()  # type: ignore[no-untyped-call]
+    logits = model.lm_head(hidden(model, trees))
+    found = logits.log_softmax(-1)[torch.tensor(at), torch.tensor(targets)]
+    (-(found * torch.tensor(weights)).sum()).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
     optimizer.step()
 

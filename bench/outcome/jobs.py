@@ -13,17 +13,26 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from bench.outcome.arms import ARMS, Cell, Size, run
+from bench.outcome.arms import ARMS
+from bench.outcome.cells import Cell
+from bench.outcome.measures import Results
 from bench.outcome.policies import make_policy
-from bench.outcome.pools import POOLS
-from bench.outcome.table import Results
+from bench.outcome.regimes import Scale
+from bench.outcome.runs import run
 from learnalign import files
 
 WORKERS = 2
-Job = tuple[str, int, int]
-"""Pool, pair, seed."""
+
+
+class Job(NamedTuple):
+    """A cell of a regime."""
+
+    regime: str
+    pool: str
+    pair: int
+    seed: int
 
 
 def in_processes(task: Callable[[Any], None], items: Sequence[Any]) -> None:
@@ -34,44 +43,61 @@ def in_processes(task: Callable[[Any], None], items: Sequence[Any]) -> None:
             done.result()  # raises what it raised
 
 
-def policy_path(folder: Path, size: Size, pair: int) -> Path:
+def policy_path(folder: Path, pair: int, habit_steps: int) -> Path:
     """Where the policy of a pair is kept."""
-    return folder / "policies" / f"pair{pair}-{size.habit_steps}.safetensors"
+    return folder / "policies" / f"pair{pair}-{habit_steps}.safetensors"
 
 
-def make(folder: Path, size: Size, pair: int) -> None:
+def make(folder: Path, habit_steps: int, pair: int) -> None:
     """Train the policy of a pair unless it is there."""
-    make_policy(pair, policy_path(folder, size, pair), size.habit_steps)
+    make_policy(pair, policy_path(folder, pair, habit_steps), habit_steps)
 
 
-def work(folder: Path, results: Path, size: Size, job: Job) -> None:
+def jobs(scale: Scale) -> list[Job]:
+    """All cells."""
+    return [
+        Job(name, pool, pair, seed)
+        for name, regime in scale.regimes.items()
+        for pair in scale.pairs
+        for pool in regime.pools
+        for seed in scale.seeds
+    ]
+
+
+def work(folder: Path, scale: Scale, job: Job) -> None:
     """All arms of one cell that have no result yet."""
-    pool, pair, seed = job
-    missing = [arm for arm in ARMS if not result_path(results, job, arm).exists()]
+    regime = scale.regimes[job.regime]
+    paths = {arm: result_path(folder, scale, job, arm) for arm in regime.arms}
+    missing = [arm for arm, path in paths.items() if not path.exists()]
     if not missing:
         return
-    cell = Cell(pair, pool, seed, size, policy_path(folder, size, pair))
+    cell = Cell(job.pair, job.pool, job.seed, regime, policy_path(folder, job.pair, scale.habit_steps))
     for arm in missing:
         start = time.process_time()
-        result = run(arm, cell)
+        result = run(ARMS[arm], cell)
         seconds = time.process_time() - start
-        files.write_text(result_path(results, job, arm), json.dumps({**result, "seconds": round(seconds, 1)}))
+        files.write_text(paths[arm], json.dumps({**result, "seconds": round(seconds, 1)}))
         passed = result["curve"][-1]["passed"]
-        print(f"pair {pair}, {pool}, seed {seed}: {arm:<15}{passed:.3f}  {seconds:.0f} s", flush=True)
+        print(f"{paths[arm].stem:<45}{job.regime:<7}{passed:.3f}  {seconds:.0f} s", flush=True)
 
 
-def result_path(results: Path, job: Job, arm: str) -> Path:
+def regime_folder(folder: Path, scale: Scale, regime: str) -> Path:
+    """Where the results of a regime are kept."""
+    return folder / scale.name / regime
+
+
+def result_path(folder: Path, scale: Scale, job: Job, arm: str) -> Path:
     """Where the result of a run is kept."""
-    pool, pair, seed = job
-    return results / f"pair{pair}-{pool}-seed{seed}-{arm.replace(', ', '-')}.json"
+    return regime_folder(folder, scale, job.regime) / f"pair{job.pair}-{job.pool}-seed{job.seed}-{arm}.json"
 
 
-def collect(results: Path, size: Size) -> Results:
-    """All results."""
+def collect(folder: Path, scale: Scale, name: str) -> Results:
+    """All results of a regime."""
     found: dict[tuple[str, str], dict[int, list[Any]]] = defaultdict(dict)
-    for pool in POOLS:
-        for arm in ARMS:
-            for pair in size.pairs:
-                paths = [result_path(results, (pool, pair, seed), arm) for seed in size.seeds]
+    regime = scale.regimes[name]
+    for pool in regime.pools:
+        for arm in regime.arms:
+            for pair in scale.pairs:
+                paths = [result_path(folder, scale, Job(name, pool, pair, seed), arm) for seed in scale.seeds]
                 found[pool, arm][pair] = [json.loads(path.read_text()) for path in paths]
     return dict(found)

@@ -23,22 +23,38 @@ Integers = npt.NDArray[np.int64]
 DIMENSION = 8192
 BATCH_TOKENS = 2000
 """Padded tokens a batch; larger ones were slower on one thread."""
+Rewarded = grpo.Group | learnalign.Group
 
 
 @dataclass
 class Cost:
-    """Response tokens."""
+    """Response tokens. Groups without an advantage do not run backward, and none of their tokens are counted there."""
 
+    wrong_length: int = 1
+    """How often a token of a wrong response counts, see `regimes`."""
     sampled: int = 0
     back: int = 0
     """Propagated back."""
 
-    def add(self, groups: Sequence[grpo.Group], back: bool) -> None:
-        """Count sampled groups, or those of them that ran backward."""
-        if back:
-            self.back += sum(group.tokens for group in groups if group.mixed)
-        else:
-            self.sampled += sum(group.tokens for group in groups)
+    def add_sampled(self, groups: Sequence[Rewarded]) -> None:
+        """Count groups that were sampled."""
+        self.sampled += sum(self._tokens(group) for group in groups)
+
+    def add_back(self, groups: Sequence[Rewarded]) -> None:
+        """Count groups that ran backward: those with an advantage."""
+        self.back += sum(self._tokens(group) for group in groups if min(group.rewards) < max(group.rewards))
+
+    def add(self, other: Cost) -> None:
+        """Count what was counted elsewhere."""
+        self.sampled, self.back = self.sampled + other.sampled, self.back + other.back
+
+    def counted(self) -> dict[str, int]:
+        """For JSON."""
+        return {"sampled": self.sampled, "back": self.back}
+
+    def _tokens(self, group: Rewarded) -> int:
+        responses = zip(group.responses, group.rewards, strict=True)
+        return sum(len(text) * (1 if reward == 1.0 else self.wrong_length) for text, reward in responses)
 
 
 class Trained:
@@ -56,7 +72,7 @@ class Trained:
 
 def _sketches(model: Any, groups: Sequence[learnalign.Group], cost: Cost) -> npt.NDArray[np.float32]:
     """[M, d], counted."""
-    cost.back += sum(len(response) for group in groups for response in group.responses)
+    cost.add_back(groups)
     sketcher = learnalign.Sketcher(model, SketchConfig(dimension=DIMENSION))
     phi = np.zeros((len(groups), DIMENSION), np.float32)
     for batch in sketcher.batches(groups, BATCH_TOKENS):
@@ -74,11 +90,10 @@ class Measured(NamedTuple):
     cost: Cost
 
 
-def measure(model: Any, pool: Sequence[grpo.Encoded], seed: int, gradients: bool = True) -> Measured:
-    """Responses of every prompt, and, if asked for, the gradients of all that have one."""
-    cost = Cost()
+def measure(model: Any, pool: Sequence[grpo.Encoded], seed: int, cost: Cost, gradients: bool = True) -> Measured:
+    """Responses of every prompt, and, if asked for, the gradients of all that have one; added to `cost`."""
     groups = grpo.rollout(model, pool, grpo.RESPONSES, torch.Generator().manual_seed(seed))
-    cost.add(groups, back=False)
+    cost.add_sampled(groups)
     rate = np.array([sum(group.rewards) for group in groups]) / grpo.RESPONSES
     if not gradients:
         return Measured(rate, np.ones((len(pool), 1), np.float32), cost)

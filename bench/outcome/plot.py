@@ -1,4 +1,4 @@
-"""Held-out accuracy against steps and against tokens, both pools. This module computes no figures."""
+"""Held-out pass probability against steps and against cost, a regime a figure. This module computes no figures."""
 
 from __future__ import annotations
 
@@ -11,54 +11,55 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from bench.outcome.arms import ARMS
-from bench.outcome.pools import POOLS
-from bench.outcome.table import Results, curve_over_tokens, tokens
+from bench.outcome.measures import Results, cost, over_cost, over_steps
+from bench.outcome.table import RATIOS
 
 COLORS = {
     "full": "black",
-    "random": "tab:gray",
-    "learnable": "tab:olive",
-    "band": "tab:orange",
-    "random_positive": "tab:green",
-    "top": "tab:blue",
-    "greedy": "tab:purple",
+    "dynamic": "tab:blue",
+    "mopps": "tab:green",
+    "skipping": "tab:orange",
+    "top": "tab:gray",
+    "online-verdicts": "tab:purple",
     "online": "tab:red",
     "oracle": "tab:pink",
 }
-
+"""The arms that are shown."""
 SHOWN = 2.0
-"""Tokens shown, as a multiple of what the full pool takes for all steps (the dotted line)."""
+"""Cost shown, as a multiple of what the full pool takes for all steps (the dotted line)."""
 
 
-def plot(results: Results, path: Path) -> None:
-    """Write the figure: a row a pool; means over pairs and seeds; dashed arms choose once."""
-    figure, axes = plt.subplots(len(POOLS), 2, figsize=(11, 8), sharey="row", layout="constrained")
-    for (by_steps, by_tokens), pool in zip(axes, POOLS, strict=True):
-        full = np.mean([tokens(r["curve"][-1]) for pair in results[pool, "full"].values() for r in pair])
-        by_tokens.axvline(full / 1000, color="black", linewidth=0.8, linestyle=":")
-        for arm, (strategy, again) in ARMS.items():
-            if (pool, arm) not in results:
+def plot(results: Results, regime: str, path: Path) -> None:
+    """Write the figure: a row a pool; means over pairs and seeds; the bound and arms that choose once are dashed."""
+    pools = list(dict.fromkeys(pool for pool, _ in results))
+    figure, axes = plt.subplots(
+        len(pools), 1 + len(RATIOS), figsize=(16, 4.2 * len(pools)), sharey="row", squeeze=False, layout="constrained"
+    )
+    for (by_steps, *by_costs), pool in zip(axes, pools, strict=True):
+        by_steps.set(title=f"{regime}, {pool} pool", xlabel="GRPO steps", ylabel="held-out pass probability")
+        for arm, color in COLORS.items():
+            runs = [result for pair in results.get((pool, arm), {}).values() for result in pair]
+            if not runs:
                 continue
-            runs = [result for pair in results[pool, arm].values() for result in pair]
             style = {
-                "color": COLORS[strategy],
-                "linestyle": "-" if again or strategy == "full" else "--",
-                "linewidth": 2.5 if strategy in ("full", "online") else 1.2,
+                "color": color,
+                "linestyle": "--" if arm in ("top", "oracle") else "-",
+                "linewidth": 2.2 if arm in ("full", "online", "online-verdicts") else 1.2,
                 "label": arm,
             }
-            steps = [point["step"] for point in runs[0]["curve"]]
-            by_steps.plot(steps, np.mean([[p["passed"] for p in r["curve"]] for r in runs], axis=0), **style)
-            grid = np.linspace(0, SHOWN * full, 400)
-            curves = [np.interp(grid, *curve_over_tokens(r), right=np.nan) for r in runs]
-            by_tokens.plot(grid / 1000, np.mean(curves, axis=0), **style)
-        by_steps.set(title=f"{pool} pool, equal steps", xlabel="GRPO steps", ylabel="held-out pass probability")
-        by_tokens.set(
-            title=f"{pool} pool, equal compute",
-            xlabel="thousand response tokens (sampled + propagated back, selecting included)",
-        )
-        for axis in (by_steps, by_tokens):
+            curves = [over_steps(run) for run in runs]
+            by_steps.plot(curves[0][0], np.mean([passed for _, passed in curves], axis=0), **style)
+            for axis, r in zip(by_costs, RATIOS, strict=True):
+                full = np.mean([cost(run["curve"][-1], r) for pair in results[pool, "full"].values() for run in pair])
+                grid = np.linspace(0, SHOWN * full, 400)
+                means = np.mean([np.interp(grid, *over_cost(run, r), right=np.nan) for run in runs], axis=0)
+                axis.plot(grid / 1000, means, **style)
+                if arm == "full":
+                    axis.axvline(full / 1000, color="black", linewidth=0.8, linestyle=":")
+        for axis, r in zip(by_costs, RATIOS, strict=True):
+            axis.set(title="equal cost", xlabel=f"thousand tokens sampled + {r} x propagated back, selecting included")
+        for axis in (by_steps, *by_costs):
             axis.grid(alpha=0.3)
     axes[0, 0].legend(fontsize=8, ncols=2)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -1,155 +1,172 @@
-"""From the runs' results to figures: equal steps, equal compute, means over pairs with standard errors.
+"""From the runs' results to tables: means over pairs with standard errors, differences to the full pool paired.
 
-Seeds are averaged within a pair; a pair is one observation. Differences to `full` are paired. This module runs nothing.
+Seeds are averaged within a pair; a pair is one observation. This module runs nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-Result = Mapping[str, Any]
-Results = Mapping[tuple[str, str], Mapping[int, Sequence[Result]]]
-"""(pool, arm) to pair to the results of its seeds, in the order of seeds."""
+from bench.outcome.measures import Curve, Result, Results, at, cost, over_cost, over_steps, to_reach
+
+RATIOS = (1, 3)
+"""The values of r that are shown."""
 
 
 class Estimate(NamedTuple):
-    """A mean over pairs and its standard error."""
+    """A mean over pairs and its standard error; None where there is one pair."""
 
     mean: float
-    error: float
+    error: float | None
 
     def text(self, sign: str = "") -> str:
         """As it stands in a table."""
-        return f"{self.mean:{sign}.3f} ± {self.error:.3f}"
+        return f"{self.mean:{sign}.3f}" + ("" if self.error is None else f" ± {self.error:.3f}")
 
 
 def estimate(values: Sequence[float]) -> Estimate:
     """Of one value a pair."""
-    error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+    error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
     return Estimate(float(np.mean(values)), error)
 
 
-def tokens(point: Result, *parts: str) -> int:
-    """Sampled and back-propagated tokens of training, selecting, or both."""
-    return sum(point[part][kind] for part in parts or ("training", "selecting") for kind in ("sampled", "back"))
+class Speedup(NamedTuple):
+    """What the full pool takes to its final value, over what an arm takes: above 1 the arm is faster.
 
-
-def at_compute(result: Result, budget: float) -> float:
-    """Pass probability when so many tokens are spent, between evaluations linearly; the last where a run ends before.
-
-    Selecting comes before the steps that it serves: while its tokens are spent nothing is learned.
+    A geometric mean over pairs, and one standard error of its logarithm to either side. A run that never comes to the
+    value counts as if it came there at its end: the ratio is then an upper bound.
     """
-    spent, passed = curve_over_tokens(result)
-    return float(np.interp(budget, spent, passed))
+
+    ratio: float
+    low: float
+    high: float
+    reached: int
+    """Runs that came to the value."""
+    runs: int
+
+    def text(self) -> str:
+        """As it stands in a table."""
+        if self.reached < self.runs:
+            return f"< {self.ratio:.2f}, {self.reached} of {self.runs} reached"
+        return f"{self.ratio:.2f}" + ("" if self.low == self.high else f" ({self.low:.2f} to {self.high:.2f})")
 
 
-def curve_over_tokens(result: Result) -> tuple[list[float], list[float]]:
-    """Tokens spent and pass probability, with a flat piece wherever something was selected."""
-    points = result["curve"]
-    spent, passed = [0.0], [points[0]["passed"]]
-    for before, after in pairwise(points):
-        selecting = tokens(after, "selecting") - tokens(before, "selecting")
-        if selecting:
-            spent.append(spent[-1] + selecting)
-            passed.append(passed[-1])
-        spent.append(float(tokens(after)))
-        passed.append(after["passed"])
-    return spent, passed
+def speedup(pairs: Sequence[Sequence[tuple[Curve, Curve]]]) -> Speedup | None:
+    """Of every pair the runs: the full pool's curve and the arm's. None if no full pool got above its start."""
+    logs, reached, runs = [], 0, 0
+    for pair in pairs:
+        ratios = []
+        for full, own in pair:
+            value = full[1][-1]
+            needed, took = to_reach(full, value), to_reach(own, value)
+            if not needed:
+                continue
+            runs += 1
+            reached += took is not None
+            ratios.append(math.log(needed / (own[0][-1] if took is None else max(took, 1e-9))))
+        if ratios:
+            logs.append(float(np.mean(ratios)))
+    if not logs:
+        return None
+    mean, error = estimate(logs)
+    low, high = (math.exp(mean + sign * (error or 0.0)) for sign in (-1, 1))
+    return Speedup(math.exp(mean), low, high, reached, runs)
 
 
 class Row(NamedTuple):
-    """One arm on one pool."""
+    """One arm on one pool. Where there are two: for r = 1 and r = 3."""
 
     passed: Estimate
     """Held-out pass probability after all steps."""
     over_full: Estimate
     """Difference to the full pool, paired."""
-    equal_compute: Estimate
-    """Pass probability when as many tokens are spent as the full pool took for all steps, selecting included."""
-    over_full_compute: Estimate
+    over_full_at_cost: list[Estimate]
+    """The same when as much is spent as the full pool took for all steps, selecting included."""
+    steps: Speedup | None
+    costs: list[Speedup | None]
     greedy: Estimate
-    early: Estimate
-    """Pass probability after a quarter of the steps."""
     mixed: Estimate
-    """Share of groups with an advantage while training."""
-    wrong: Estimate | None
-    """Share of picks with a wrong reference answer."""
-    coins: Estimate | None
-    concentration: Estimate | None
-    overlap: Estimate | None
-    training: float
-    """Tokens, mean."""
+    """Share of groups with an advantage among those trained on."""
+    wrong: Estimate
+    """Share of wrong reference answers among the prompts trained on."""
+    wrong_of_mixed: Estimate
+    """The same among groups with an advantage."""
+    coins: Estimate
+    distinct: Estimate
+    """Prompts trained on."""
+    sampled: float
+    """Thousand tokens of training, mean."""
+    back: float
     selecting: float
+    """Thousand tokens, sampled and propagated back."""
 
 
 def row(results: Results, pool: str, arm: str) -> Row:
     """Figures of an arm."""
     mine, full = results[pool, arm], results[pool, "full"]
+    paired = [list(zip(full[pair], mine[pair], strict=True)) for pair in sorted(mine)]
 
-    def over_pairs(value: Callable[[Result, Result], float | None]) -> list[float]:
-        pairs = []
-        for pair in sorted(mine):
-            found = [value(own, reference) for own, reference in zip(mine[pair], full[pair], strict=True)]
-            known = [x for x in found if x is not None]
-            if known:
-                pairs.append(float(np.mean(known)))
-        return pairs
+    def mean(value: Callable[[Result, Result], float]) -> Estimate:
+        return estimate([float(np.mean([value(reference, own) for reference, own in runs])) for runs in paired])
 
-    def choice(key: str) -> Estimate | None:
-        values = over_pairs(lambda own, _: np.mean([c[key] for c in own["choices"]]) if own["choices"] else None)
-        return estimate(values) if values else None
+    def ratio(curve: Callable[[Result], Curve]) -> Speedup | None:
+        return speedup([[(curve(reference), curve(own)) for reference, own in runs] for runs in paired])
 
-    def spent(result: Result) -> int:
-        return tokens(result["curve"][-1])
+    def over_full_at_cost(r: float) -> Estimate:
+        return mean(
+            lambda ref, own: at(over_cost(own, r), cost(ref["curve"][-1], r)) - ref["curve"][-1]["passed"],
+        )
 
-    last = [points["step"] for points in next(iter(full.values()))[0]["curve"]]
-    quarter = last.index(min(last, key=lambda step: abs(step - last[-1] / 4)))
-    overlaps = over_pairs(lambda own, _: own["overlap"])
+    def thousands(part: str, *kinds: str) -> float:
+        return mean(lambda _, own: sum(own["curve"][-1][part][kind] for kind in kinds) / 1000).mean
+
     return Row(
-        passed=estimate(over_pairs(lambda own, _: own["curve"][-1]["passed"])),
-        over_full=estimate(over_pairs(lambda own, ref: own["curve"][-1]["passed"] - ref["curve"][-1]["passed"])),
-        equal_compute=estimate(over_pairs(lambda own, ref: at_compute(own, spent(ref)))),
-        over_full_compute=estimate(
-            over_pairs(lambda own, ref: at_compute(own, spent(ref)) - ref["curve"][-1]["passed"])
-        ),
-        greedy=estimate(over_pairs(lambda own, _: own["curve"][-1]["greedy"])),
-        early=estimate(over_pairs(lambda own, _: own["curve"][quarter]["passed"])),
-        mixed=estimate(over_pairs(lambda own, _: own["mixed"])),
-        wrong=choice("wrong"),
-        coins=choice("coins"),
-        concentration=choice("concentration"),
-        overlap=estimate(overlaps) if overlaps else None,
-        training=float(np.mean(over_pairs(lambda own, _: tokens(own["curve"][-1], "training")))),
-        selecting=float(np.mean(over_pairs(lambda own, _: tokens(own["curve"][-1], "selecting")))),
+        passed=mean(lambda _, own: own["curve"][-1]["passed"]),
+        over_full=mean(lambda ref, own: own["curve"][-1]["passed"] - ref["curve"][-1]["passed"]),
+        over_full_at_cost=[over_full_at_cost(r) for r in RATIOS],
+        steps=ratio(over_steps),
+        costs=[ratio(lambda result, r=r: over_cost(result, r)) for r in RATIOS],  # type: ignore[misc]
+        greedy=mean(lambda _, own: own["curve"][-1]["greedy"]),
+        mixed=mean(lambda _, own: own["mixed"]),
+        wrong=mean(lambda _, own: own["wrong"]),
+        wrong_of_mixed=mean(lambda _, own: own["wrong_of_mixed"]),
+        coins=mean(lambda _, own: own["coins"]),
+        distinct=mean(lambda _, own: own["distinct"]),
+        sampled=thousands("training", "sampled"),
+        back=thousands("training", "back"),
+        selecting=thousands("selecting", "sampled", "back"),
     )
 
 
-def differences(results: Results, pool: str, arm: str, other: str) -> list[list[float]]:
-    """Pass probability after all steps, less that of another arm: of every pair the runs, paired by seed."""
-    return [
-        [
-            a["curve"][-1]["passed"] - b["curve"][-1]["passed"]
-            for a, b in zip(runs, results[pool, other][pair], strict=True)
-        ]
-        for pair, runs in sorted(results[pool, arm].items())
-    ]
+class Gain(NamedTuple):
+    """Whether the bench sees what is known to be there: right answers and exact probabilities help at equal steps."""
+
+    pool: str
+    oracle_over_full: Estimate
+    seen: bool
+    """By two standard errors."""
+
+    def text(self) -> str:
+        """One line."""
+        said = "yes" if self.seen else "no" if self.oracle_over_full.error is not None else "one pair has no error"
+        return f"the bench sees a gain: {said}; oracle over full, {self.pool}: {self.oracle_over_full.text('+')}"
 
 
-def online_over_others(results: Results, pool: str, others: Sequence[str]) -> str:
-    """One line: online selection over other arms, and how far single runs of it end from the full pool."""
-    means = {other: [float(np.mean(runs)) for runs in differences(results, pool, "online", other)] for other in others}
-    over = "; ".join(f"{other} {estimate(pairs).text('+')}" for other, pairs in means.items())
-    single = [value for runs in differences(results, pool, "online", "full") for value in runs]
-    return f"online over {over}; single runs over full {min(single):+.3f} to {max(single):+.3f}"
+def gain(rows: Mapping[str, Row], pool: str) -> Gain:
+    """Of a pool on which the oracle must be ahead."""
+    found = rows["oracle"].over_full
+    return Gain(pool, found, found.error is not None and found.mean > 2 * found.error)
 
 
 HEADER = (
-    "| arm | passed | - full | at full's tokens | - full | greedy | after 1/4 | groups with a signal "
-    "| wrong | coins | most of a family | overlap | tokens: training + selecting (thousands) |"
+    "| arm | passed | - full | - full at its cost, r = 1 | r = 3 "
+    "| steps to full's end, full / arm | cost, r = 1 | r = 3 "
+    "| greedy | groups with a signal | wrong | of these with a signal | coins | distinct prompts "
+    "| thousand tokens sampled + back; selecting |"
 )
 
 
@@ -157,19 +174,16 @@ def markdown(rows: Mapping[str, Row]) -> str:
     """A pool's table, one line an arm."""
     lines = [HEADER, "| --- " * (HEADER.count("|") - 1) + "|"]
     for arm, r in rows.items():
-        cells = [
+        cells: list[Any] = [
             arm,
             r.passed.text(),
             r.over_full.text("+"),
-            r.equal_compute.text(),
-            r.over_full_compute.text("+"),
+            *(found.text("+") for found in r.over_full_at_cost),
+            *("" if found is None else found.text() for found in (r.steps, *r.costs)),
             r.greedy.text(),
-            r.early.text(),
-            f"{r.mixed.mean:.0%}",
-            *("" if part is None else f"{part.mean:.0%}" for part in (r.wrong, r.coins)),
-            "" if r.concentration is None else f"{r.concentration.mean:.1f} x",
-            "" if r.overlap is None else f"{r.overlap.mean:.2f}",
-            f"{r.training / 1000:.0f} + {r.selecting / 1000:.0f}",
+            *(f"{part.mean:.0%}" for part in (r.mixed, r.wrong, r.wrong_of_mixed, r.coins)),
+            f"{r.distinct.mean:.0f}",
+            f"{r.sampled:.0f} + {r.back:.0f}; {r.selecting:.0f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
