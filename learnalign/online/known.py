@@ -16,7 +16,7 @@ from learnalign.config import OnlineConfig
 from learnalign.online.agreement import Shared, compare
 from learnalign.online.history import Doubles, History
 from learnalign.online.schedule import Schedule
-from learnalign.online.weights import Evidence, weights
+from learnalign.online.weights import Evidence, suspicion, weights
 from learnalign.scoring.rows import Integers
 
 State = dict[str, Any]
@@ -46,6 +46,8 @@ class Known:
         self.unmeasured: npt.NDArray[np.bool_] = np.zeros(size, np.bool_)
         """[N] met since the last measurement."""
         self.shared = Shared(np.zeros(0))
+        self.suspected = 0.0
+        """How much the pool's reference answers are doubted, since the last measurement (see `weights`)."""
 
     def follow(self, line: Line) -> None:
         """Let training take prompts, or count what it sampled of them and weigh them anew."""
@@ -64,20 +66,15 @@ class Known:
 
         Ends the time since the last measurement. Raises what `agreement.compare` raises.
         """
-        value = self.history.expected_learnability(prompts)
-        agreement, self.shared = compare(self.shared.aged(self.settings.memory), phi, value)
+        agreement, self.shared = compare(self.shared.aged(self.settings.memory), phi)
         found = ~np.isnan(agreement)
         self.agreement_sum[prompts[found]] += agreement[found]
         self.measured[prompts[found]] += 1
         self.unmeasured[:] = False
-        self._reweigh(prompts[found])
+        met = np.flatnonzero(self.history.visits)
+        self.suspected = suspicion(self._evidence(met))
+        self._reweigh(met)
         return int(found.sum())
-
-    def agreement(self, prompts: Integers) -> Doubles:
-        """[M] mean agreement of prompts' gradients with the others', NaN where none was measured."""
-        total, count = self.agreement_sum[prompts], self.measured[prompts]
-        mean: Doubles = np.divide(total, count, out=np.full(len(prompts), np.nan), where=count > 0)
-        return mean
 
     def dump(self) -> State:
         """All of it."""
@@ -85,6 +82,8 @@ class Known:
             **{name: _npy(getattr(self._holder(holder), name)) for holder, names in ARRAYS.items() for name in names},
             "shared": _npy(self.shared.total),
             "gradients": self.shared.gradients,
+            "squares": self.shared.squares,
+            "suspected": self.suspected,
             "seed": self.schedule.seed,
             "now": self.schedule.now,
             "taken": self.schedule.taken,
@@ -102,7 +101,8 @@ class Known:
         for holder, names in ARRAYS.items():
             for name in names:
                 setattr(self._holder(holder), name, arrays[name])
-        self.shared = Shared(_array(state["shared"]), float(state["gradients"]))
+        self.shared = Shared(_array(state["shared"]), float(state["gradients"]), float(state["squares"]))
+        self.suspected = float(state["suspected"])
         self.history.all_correct, self.history.all_responses = (
             float(state["all_correct"]),
             float(state["all_responses"]),
@@ -115,16 +115,18 @@ class Known:
         return getattr(self, name) if name else self
 
     def _reweigh(self, prompts: Integers) -> None:
+        self.schedule.reweigh(prompts, weights(self._evidence(prompts), self.suspected, self.settings))
+
+    def _evidence(self, prompts: Integers) -> Evidence:
         history = self.history
-        known = Evidence(
+        return Evidence(
             history.correct[prompts],
             history.responses[prompts],
             history.visits[prompts],
-            self.agreement(prompts),
+            self.agreement_sum[prompts],
             self.measured[prompts],
             history.mean,
         )
-        self.schedule.reweigh(prompts, weights(known, self.settings))
 
 
 def _npy(array: npt.NDArray[Any]) -> bytes:
