@@ -68,11 +68,11 @@ class Plain:
             self.correct[prompts],
             self.responses[prompts],
             self.visits[prompts],
-            np.full(len(prompts), np.nan),
+            np.zeros(len(prompts)),
             nothing,
             prior_mean(self.responses, self.correct),
         )
-        self.weight[prompts] = weights(known, self.settings)
+        self.weight[prompts] = weights(known, 0.0, self.settings)
 
 
 class Times:

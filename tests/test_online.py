@@ -26,7 +26,7 @@ from learnalign.online.folder import Folder
 from learnalign.online.history import Doubles, History
 from learnalign.online.pairs import Pairs
 from learnalign.online.schedule import Schedule, uniform
-from learnalign.online.weights import Evidence, weights
+from learnalign.online.weights import LEAST_TRUST, Evidence, suspicion, weights
 from learnalign.scoring.learnability import expected_both
 
 N, D, BATCH, GROUP = 400, 64, 16, 8
@@ -172,14 +172,37 @@ def test_a_prompt_that_becomes_learnable_comes_as_often_as_before() -> None:
     assert selector.known.schedule.weight[7] == 1
 
 
-def test_disagreement_floors_and_what_was_never_measured_has_no_influence() -> None:
-    one, nothing = np.ones(3), np.zeros(3)
-    known = Evidence(4 * one, 8 * one, np.ones(3, int), np.array([np.nan, 0.2, -0.2]), np.array([0, 1, 1]), 0.5)
-    assert weights(known, OnlineConfig()).tolist() == [1, 1, 0.25]
-    unknown = known._replace(correct=nothing, responses=nothing, agreement=np.full(3, np.nan))
-    assert weights(unknown, OnlineConfig()).tolist() == [1, 1, 1]
-    solved = known._replace(correct=8 * one, agreement=np.full(3, np.nan))
-    assert (weights(solved, OnlineConfig(floor=0.01)) < 0.6).all()
+def evidence(count: int, agreement: float | Doubles = 0.0, measured: int | Doubles = 0, correct: float = 4) -> Evidence:
+    """What is known of prompts with 8 responses each, in a pool whose mean success rate is 1/2."""
+    one = np.ones(count)
+    return Evidence(correct * one, 8 * one, np.ones(count, int), agreement * one, measured * one.astype(int), 0.5)
+
+
+def test_without_suspicion_or_gradients_only_verdicts_count() -> None:
+    disagreeing = evidence(1, -3.0, 1)
+    assert weights(disagreeing, 0.0, OnlineConfig()) == weights(evidence(1), 0.0, OnlineConfig()) == 1
+    assert weights(evidence(1), 1.0, OnlineConfig()) == 1, "as learnable as the pool, and never measured"
+    unmet = evidence(1, correct=0)._replace(responses=np.zeros(1), visits=np.zeros(1, int))
+    assert weights(unmet, 1.0, OnlineConfig()) == 1
+    assert weights(evidence(1, correct=8), 0.0, OnlineConfig(floor=0.01)) < 0.6
+
+
+def test_in_a_suspected_pool_disagreement_costs_turns_the_more_often_it_was_found() -> None:
+    once, often, badly = (
+        weights(evidence(1, z * count, count), 1.0, OnlineConfig()) for z, count in ((-0.4, 1), (-0.4, 4), (-2.0, 4))
+    )
+    assert 1 > once > often > badly == LEAST_TRUST
+    assert once == pytest.approx(1 - 2 * 0.4 / 2)
+    assert weights(evidence(1, -0.4, 1), 0.5, OnlineConfig()) == pytest.approx((1 + once) / 2)
+    assert weights(evidence(1, 0.4, 1), 1.0, OnlineConfig()) > 1, "agreement earns turns"
+
+
+def test_a_pool_is_suspected_when_rarely_solved_prompts_pull_against_the_others() -> None:
+    assert suspicion(evidence(30, -0.15, 1, correct=1)) == pytest.approx(0.5)
+    assert suspicion(evidence(30, -2.0, 2, correct=1)) == 1
+    assert suspicion(evidence(30, 0.3, 1, correct=1)) == 0
+    assert suspicion(evidence(30, -2.0, 1, correct=5)) == 0, "often solved prompts may disagree"
+    assert suspicion(evidence(19, -2.0, 1, correct=1)) == 0, "too few to tell"
 
 
 def test_measuring_asks_for_what_training_met_since_and_may_measure_again() -> None:
@@ -189,57 +212,59 @@ def test_measuring_asks_for_what_training_met_since_and_may_measure_again() -> N
     assert not world.asked
     assert selector.measure(world) == len(world.mixed)
     assert world.asked == sorted(trained)
-    agreement = selector.known.agreement(np.arange(N))
-    assert np.flatnonzero(~np.isnan(agreement)).tolist() == sorted(world.mixed)
-    assert (selector.known.schedule.weight[agreement < 0] == selector.settings.floor).all()
+    assert np.flatnonzero(selector.known.measured).tolist() == sorted(world.mixed)
     assert selector.measure(world) == 0, "nothing was met since"
-    again = sorted(world.mixed)[0]
+    again, before = sorted(world.mixed)[0], selector.known.agreement_sum.copy()
     selector.observe([IDS[again]] * 2, [1.0, 0.0])
     assert selector.measure(world) == 1
     assert world.asked == [again]
     assert selector.known.measured[again] == 2
-    assert selector.known.agreement_sum[again] / 2 == selector.known.agreement(np.array([again]))[0] != agreement[again]
+    assert np.flatnonzero(selector.known.agreement_sum != before).tolist() == [again]
 
 
-def test_training_avoids_what_disagrees() -> None:
+def test_training_avoids_what_disagrees_where_that_is_rarely_solved() -> None:
     world = made()
-    selector = learned(world, 10 * N // BATCH, measuring=True)
     common, learnable = np.sign(world.gradients.mean(axis=1)), world.p > 0
+    world.p[learnable & (common < 0)] = 0.2
+    selector = learned(world, 10 * N // BATCH, measuring=True)
     visits = selector.known.history.visits
+    assert selector.known.suspected > 0.5
     assert visits[learnable & (common > 0)].mean() / visits[learnable & (common < 0)].mean() > 1.5
 
 
 def test_agreement_is_the_definition_without_the_diagonal() -> None:
     rng = np.random.default_rng(3)
-    phi, value = rng.standard_normal((50, D)) * rng.random((50, 1)), rng.random(50) / 4
+    phi = rng.standard_normal((50, D)) * rng.random((50, 1))
     unit = phi / np.linalg.norm(phi, axis=1, keepdims=True)
     cosine = unit @ unit.T
     np.fill_diagonal(cosine, 0.0)
-    found, shared = compare(Shared(np.zeros(0)), phi, value)
-    np.testing.assert_allclose(found, cosine @ value / 49, atol=1e-7)
-    _, before = compare(Shared(np.zeros(0)), phi[:20], value[:20])
-    second, after = compare(before, phi[20:], value[20:])
-    np.testing.assert_allclose(second, found[20:], atol=1e-7)
-    np.testing.assert_allclose(after.total, shared.total, atol=1e-7)
-    assert (before.gradients, after.gradients) == (20, 50)
-    aged, _ = compare(before.aged(0.5), phi[20:], value[20:])
+    plain = cosine.sum(axis=1) / 49
+    found, shared = compare(Shared(np.zeros(0)), phi, 50)
+    np.testing.assert_allclose(found, plain / np.sqrt((plain**2).mean()), atol=1e-5)
+    first, before = compare(Shared(np.zeros(0)), phi[:20], 20)
+    second, after = compare(before, phi[20:], 30)
+    squares = ((cosine[:20, :20].sum(axis=1) / 19) ** 2).sum() + (plain[20:] ** 2).sum()
+    np.testing.assert_allclose(second, plain[20:] / np.sqrt(squares / 50), atol=1e-5)
+    np.testing.assert_allclose(after.total, shared.total, atol=1e-6)
+    assert (before.gradients, after.gradients, len(first)) == (20, 50, 20)
+    aged, _ = compare(before.aged(0.5), phi[20:], 30)
     half = np.where(np.arange(50) < 20, 0.5, 1.0)
-    np.testing.assert_allclose(aged, (cosine @ (value * half))[20:] / 39, atol=1e-7)
-    alone, _ = compare(Shared(np.zeros(0)), phi[:1], value[:1])
+    older = (cosine @ half)[20:] / 39
+    np.testing.assert_allclose(aged / older, aged[0] / older[0], rtol=1e-3)
+    alone, _ = compare(Shared(np.zeros(0)), phi[:1], 1)
     assert np.isnan(alone).all(), "no others to agree with"
 
 
 def test_a_gradient_that_cannot_be_compared_takes_no_part() -> None:
-    rng = np.random.default_rng(4)
-    phi, value = rng.standard_normal((5, D)), rng.random(5)
+    phi = np.random.default_rng(4).standard_normal((5, D))
     with_bad = np.insert(phi, [1, 3], [np.zeros(D), np.full(D, np.nan)], axis=0)
-    found, _ = compare(Shared(np.zeros(0)), with_bad, np.insert(value, [1, 3], 0.25))
-    np.testing.assert_array_equal(np.delete(found, [1, 4]), compare(Shared(np.zeros(0)), phi, value)[0])
+    found, _ = compare(Shared(np.zeros(0)), with_bad, 7)
+    np.testing.assert_array_equal(np.delete(found, [1, 4]), compare(Shared(np.zeros(0)), phi, 5)[0])
     assert np.isnan(found[[1, 4]]).all()
     with pytest.raises(ArrayError, match=r"must have shape \[5, d\], found \[4, 64\]"):
-        compare(Shared(np.zeros(0)), phi[:4], value)
+        compare(Shared(np.zeros(0)), phi[:4], 5)
     with pytest.raises(ArrayError, match="the measurements before had sketches of d = 8, this one 64"):
-        compare(Shared(np.zeros(8)), phi, value)
+        compare(Shared(np.zeros(8)), phi, 5)
 
 
 def test_a_measurement_ages_gradients_before() -> None:

@@ -31,18 +31,19 @@ class Shared(NamedTuple):
         return Shared(self.total * decay, self.gradients * decay, self.squares * decay)
 
 
-def compare(before: Shared, phi: npt.NDArray[Any]) -> tuple[Doubles, Shared]:
+def compare(before: Shared, phi: npt.NDArray[Any], prompts: int) -> tuple[Doubles, Shared]:
     """[M] agreement_i = u_i . mean over j != i of u_j, over these gradients and those in `before`; and all of them.
 
     Agreements shrink with d and with how much prompts differ, so that they are divided by their root mean square, of
     these gradients and of those before: what comes back is about 1 in size.
-    phi: [M, d] sketches of any length; a row of zeros or with values that are not finite takes no part: NaN.
+    phi: [M, d] sketches of any length of M = prompts; a row of zeros or with values that are not finite takes no part
+    (NaN).
     The diagonal is left out: a gradient that is all noise still agrees with itself.
     Raises `ArrayError` for other shapes, or sketches of another d than before.
     """
     phi = np.asarray(phi, np.float32)
-    if phi.ndim != 2:
-        raise ArrayError(f"sketches must have shape [prompts, d], found {list(phi.shape)}")
+    if phi.ndim != 2 or len(phi) != prompts:
+        raise ArrayError(f"sketches of {prompts} prompts must have shape [{prompts}, d], found {list(phi.shape)}")
     if len(before.total) not in (0, phi.shape[1]):
         raise ArrayError(f"the measurements before had sketches of d = {len(before.total)}, this one {phi.shape[1]}")
     usable = np.isfinite(phi).all(axis=1) & phi.any(axis=1)

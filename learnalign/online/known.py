@@ -66,7 +66,7 @@ class Known:
 
         Ends the time since the last measurement. Raises what `agreement.compare` raises.
         """
-        agreement, self.shared = compare(self.shared.aged(self.settings.memory), phi)
+        agreement, self.shared = compare(self.shared.aged(self.settings.memory), phi, len(prompts))
         found = ~np.isnan(agreement)
         self.agreement_sum[prompts[found]] += agreement[found]
         self.measured[prompts[found]] += 1

@@ -6,7 +6,7 @@ A group without both verdicts gives no gradient, so that the first factor is the
 share of that of a prompt never met. The second is 1 as long as nothing says that answers are wrong. The gradient of a
 wrong answer pulls against the others', and such a prompt stays rarely solved; neither tells much of one prompt, but
 the pool tells whether there is something to tell: where references are right, rarely solved prompts agree with the
-others as any do; where they pull against the others, many of them are wrong. So with the suspicion s in [0, 1] of a pool
+others as any do; where they pull against the others, many are wrong. So with the suspicion s in [0, 1] of a pool
 
     trust = 1 + s (2 z + 2 (p - mean p)),    z = sum of agreements / (1 + how many),
 
