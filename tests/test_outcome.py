@@ -16,7 +16,8 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
-from bench.outcome import grpo, measures, table
+from bench.outcome import grpo, jobs, measures, table
+from bench.outcome.__main__ import same_size
 from bench.outcome.arms import ARMS
 from bench.outcome.choosers import Chooser, skipping, thompson
 from bench.outcome.choosers.oracle import Oracle, both_verdicts
@@ -286,6 +287,32 @@ def test_regimes_name_arms_that_there_are() -> None:
         assert set(regime.arms) <= set(ARMS)
         assert {"full", "oracle"} <= set(regime.arms)
     assert set().union(*(regime.arms for regime in REGIMES.values())) >= {"dynamic", "mopps", "skipping", "online"}
+
+
+def test_a_folder_takes_more_arms_and_pairs_but_no_other_size(tmp_path: Path) -> None:
+    scale = quick()
+    same_size(tmp_path, scale, "long")
+    more = scale.regimes["long"]._replace(arms=("full", "top"))
+    same_size(tmp_path, scale._replace(regimes={"long": more}, pairs=(7,)), "long")
+    with pytest.raises(SystemExit, match="another size"):
+        same_size(tmp_path, scale._replace(regimes={"long": more._replace(steps=21)}), "long")
+
+
+def test_a_stopped_bench_runs_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scale = quick()
+    regime = scale.regimes["long"]._replace(arms=("full", "top", "oracle"), pools=("clean",))
+    scale = scale._replace(regimes={"long": regime}, pairs=(5,))
+    monkeypatch.setattr(jobs, "Cell", lambda *_: None)
+    monkeypatch.setattr(jobs, "run", lambda arm, _: {"curve": [{"passed": 0.5}], "ran": arm is ARMS["top"]})
+    (cell,) = jobs.jobs(scale)
+    for arm in ("full", "oracle"):
+        path = jobs.result_path(tmp_path, scale, cell, arm)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"before": true}')
+    jobs.work(tmp_path, scale, cell)
+    found = jobs.collect(tmp_path, scale, "long")
+    assert [found["clean", arm][5] for arm in ("full", "oracle")] == [[{"before": True}]] * 2
+    assert found["clean", "top"][5][0]["ran"]
 
 
 def curve(*points: tuple[int, float, int, int]) -> dict[str, Any]:

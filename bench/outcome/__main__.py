@@ -18,10 +18,11 @@ AdamW 1e-4, gradients clipped at norm 1. Arms:
 Judged on held-out problems with right answers: the exact probability that a response at temperature 1 is right (one
 teacher-forced pass, no noise of sampling), and greedy accuracy. A cost is tokens sampled + r times tokens propagated
 back, those of selecting and those of groups that were dropped included; groups without a signal are not propagated
-back. Compared with the full pool: after equal steps; when as much is spent; and by what it takes, in steps and in cost,
-to come to the full pool's final value. A pair is a policy, a pool and held-out problems of its own; policies share
-their phase of skill (see `policies`). Errors are standard errors over pairs, seeds averaged within a pair. An oracle
-that is not ahead on a noisy or a hard pool would say that the bench cannot see a gain: a line says whether it is.
+back. Compared with the full pool: after equal steps; when as much is spent (at its end, where an arm has spent less);
+and by what it takes, in steps and in cost, to come to the full pool's final value. A pair is a policy, a pool and
+held-out problems of its own; policies share their phase of skill (see `policies`). Errors are standard errors over
+pairs, seeds averaged within a pair. An oracle that is not ahead on a noisy or a hard pool would say that the bench
+cannot see a gain: a line says whether it is.
 
 Settings are tuned on other pairs (`--tuning`: 100 to 103) than those reported. What such runs of 60 steps, about 250 on
 clean and noisy pools, said of online selection (differences to the full pool at equal steps and, r = 1, at its cost):

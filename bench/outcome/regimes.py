@@ -15,6 +15,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 WRONG_LENGTH = 4
+MEASURED_EVERY = 30
+"""Steps between two measurements of our arm: about half a pass of a pool of 1,000."""
 
 
 class Regime(NamedTuple):
@@ -35,6 +37,7 @@ class Regime(NamedTuple):
     """Names, see `arms`."""
     wrong_length: int = 1
     """How often a token of a wrong response counts."""
+    measured: int = MEASURED_EVERY
     held_out: int = 560
     batch: int = 16
     """Prompts of a step."""
@@ -74,7 +77,8 @@ def quick() -> Scale:
     """Small sizes that show that it runs."""
 
     def small(name: str, pool: int, steps: int, every: int) -> Regime:
-        return REGIMES[name]._replace(pool=pool, steps=steps, every=every, picks=30, held_out=140, evaluated=5)
+        own = REGIMES[name]._replace(pool=pool, steps=steps, every=every)
+        return own._replace(picks=30, held_out=140, evaluated=5, measured=5)
 
     regimes = {
         "short": small("short", 200, 10, 5),

@@ -17,12 +17,10 @@ from learnalign.online.pairs import Pairs
 
 SETTINGS = OnlineConfig()
 """The package's defaults."""
-MEASURED_EVERY = 30
-"""Steps: about half a pass of a pool of 1,000."""
 
 
 class Ours(Chooser):
-    """Asks the selector for every batch. gradients: measure the policy every `MEASURED_EVERY` steps."""
+    """Asks the selector for every batch. gradients: measure the policy every so many steps (see `regimes`)."""
 
     def __init__(self, gradients: bool, cell: Cell, cost: Cost) -> None:
         self.gradients, self.cell, self.cost = gradients, cell, cost
@@ -31,7 +29,7 @@ class Ours(Chooser):
 
     def prepare(self, model: Any, step: int) -> None:
         """Have the gradients compared of what training has met since the last time."""
-        if self.gradients and step and step % MEASURED_EVERY == 0:
+        if self.gradients and step and step % self.cell.regime.measured == 0:
             self.selector.measure(Trained(model, self.cell.encoded, self.pairs, self.cost))
             self.pairs.clear()
 

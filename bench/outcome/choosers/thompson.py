@@ -17,7 +17,7 @@ from bench.outcome.choosers import Chooser
 from bench.outcome.measuring import Integers
 
 DECAY = 0.5
-"""What the paper takes for mathematics."""
+"""Verdicts of earlier visits are of a policy that has moved since. The authors' recipe in verl leaves it at 1, off."""
 PRIOR = 1.0
 """a_0 and b_0."""
 CANDIDATES = 16
