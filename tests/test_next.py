@@ -133,7 +133,7 @@ def test_killed_anywhere_an_update_ends_as_if_it_had_not_been(
     killed_in: str,
 ) -> None:
     made: list[int] = []
-    sketched = Sketcher.measure
+    sketched = Sketcher.launch
 
     def dying(sketcher: Any, groups: Any) -> Any:
         if made:
@@ -145,7 +145,7 @@ def test_killed_anywhere_an_update_ends_as_if_it_had_not_been(
     shutil.copytree(online, directory)
     with monkeypatch.context() as patch:
         if killed_in == "sketching":
-            patch.setattr(Sketcher, "measure", dying)
+            patch.setattr(Sketcher, "launch", dying)
         elif killed_in == "comparing":
             patch.setattr(selector, "compare", refuse)
         else:
@@ -156,7 +156,7 @@ def test_killed_anywhere_an_update_ends_as_if_it_had_not_been(
         assert 0 < made[0] < LOGGED
     with monkeypatch.context() as patch:
         if killed_in != "sketching":
-            patch.setattr(Sketcher, "measure", refuse)  # all were there
+            patch.setattr(Sketcher, "launch", refuse)  # all were there
         result = next_prompts(directory, config, [log], Progress(quiet=True))
     assert result.update == 2
     for name in ("selection.jsonl", "selection.parquet"):
@@ -171,7 +171,7 @@ def test_the_trainings_own_rollouts_count_once(
     shutil.copytree(online, directory)
     for _ in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr(Sketcher, "measure", refuse)
+            patch.setattr(Sketcher, "launch", refuse)
             with pytest.raises(KeyboardInterrupt):
                 next_prompts(directory, config, [log], Progress(quiet=True))
     after = next_module._selector(open_run(directory)).state.history
