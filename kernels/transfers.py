@@ -19,7 +19,9 @@ EIGHT_BYTES = {np.dtype(np.int64): torch.int64, np.dtype(np.float64): torch.floa
 
 def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
     """Arrays of int64 or float64, at least one, on a device, all of them by one copy."""
-    staged = torch.empty(sum(array.size for array in arrays), dtype=torch.int64, pin_memory=_pinned(device))
+    staged = torch.empty(
+        sum(array.size for array in arrays), dtype=torch.int64, device="cpu", pin_memory=_pinned(device)
+    )
     np.concatenate([array.reshape(-1).view(np.int64) for array in arrays], out=staged.numpy())
     parts = torch.split(staged.to(device, non_blocking=True), [array.size for array in arrays])
     return [part.view(EIGHT_BYTES[array.dtype]).view(array.shape) for part, array in zip(parts, arrays, strict=True)]
@@ -42,7 +44,7 @@ def to_host(tensor: Tensor) -> Tensor:
     """The tensor in the host's memory, there once an event of `reached`, called after this, has happened."""
     if not _pinned(tensor.device):
         return tensor.cpu()
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
     return host.copy_(tensor, non_blocking=True)
 
 
