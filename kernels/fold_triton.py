@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
-from functools import lru_cache, partial
+from functools import partial
 from itertools import pairwise
 
 import torch
 import triton
 import triton.language as tl
 from learnalign.kernels.signs import BUCKET_STREAM, SIGN_STREAM, TILE
+from learnalign.kernels.transfers import on_device
 from torch import Tensor
 
 PROGRAMS = 1024
@@ -282,9 +283,3 @@ def signed32(bits: int) -> int:
     """The low 32 bits as a signed number: one argument type, and so one compiled kernel, for every key."""
     low = bits & 0xFFFFFFFF
     return low - (1 << 32) if low >> 31 else low
-
-
-@lru_cache(maxsize=64)
-def on_device(offsets: tuple[int, ...], device: torch.device) -> Tensor:
-    """Offsets as int64 in device memory: all layers of a batch share them, and every copy would wait for the GPU."""
-    return torch.tensor(offsets, dtype=torch.int64, device=device)

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from learnalign.cluster import Needs
+from learnalign.cluster import Later, Needs
 from learnalign.errors import RewardError
 
 
 @dataclass(frozen=True)
 class Doubling:
-    """Doubles numbers. Asked for "poison" it dies, for "stumble FILE" once only, for "wrong" it raises."""
+    """Doubles numbers. Of "poison" it dies, of "stumble FILE" once only; "wrong" is an error, "later" comes later."""
 
     @property
     def needs(self) -> Needs:
@@ -50,6 +50,8 @@ class Doubler:
             time.sleep(0.02 if what % 3 else 0.1)  # so that later units are done before earlier ones
             return 2 * what
         kind, _, file = str(what).partition(" ")
+        if kind == "later":
+            return Later(lambda: "came")
         if kind == "wrong":
             raise RewardError("there is no double of wrong")
         if kind == "stumble" and Path(file).exists():

@@ -16,6 +16,7 @@ from ray.cluster_utils import Cluster
 
 from learnalign import cluster
 from learnalign.cluster import Needs, Unit
+from learnalign.cluster.local import LocalWorkers
 from learnalign.cluster.ordered import RayWorkers
 from learnalign.cluster.session import connect
 from learnalign.config import ClusterConfig, Config, PolicyConfig, with_values
@@ -83,6 +84,21 @@ def test_results_in_any_order_are_all_there(nodes: Cluster) -> None:
     found, _, _ = doubled(nodes, list(range(20)), ordered=False)
     assert sorted(found) == [(k, 2 * k) for k in range(20)]
     assert found != sorted(found)
+
+
+def test_a_result_that_comes_later_is_waited_for_where_it_is_made(nodes: Cluster) -> None:
+    found, _, _ = doubled(nodes, [0, "later", 2])
+    assert found == [(0, 0), (1, "came"), (2, 4)]
+
+
+def test_here_a_result_that_comes_later_is_waited_for_behind_the_next_unit() -> None:
+    units, said = [Unit([], (what,), what) for what in ("later", 1, "later", "later", "wrong")], list[str]()
+    found: list[tuple[Any, Any, int]] = []
+    with Doubling().open(said.append) as opened:
+        results = LocalWorkers(opened).map(units)
+        with pytest.raises(RewardError):
+            found.extend((unit.kept, result, len(said)) for unit, result in results)
+    assert found == [("later", "came", 2), (1, 2, 2), ("later", "came", 4), ("later", "came", 5)]
 
 
 def test_the_unit_of_a_dead_worker_is_given_out_again(nodes: Cluster, tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_killed_anywhere_a_call_ends_as_if_it_had_not_been(
     killed_in: str,
 ) -> None:
     made: list[int] = []
-    sketched = Sketcher.measure
+    sketched = Sketcher.launch
 
     def dying(sketcher: Any, groups: Any) -> Any:
         if made:
@@ -166,7 +166,7 @@ def test_killed_anywhere_a_call_ends_as_if_it_had_not_been(
     shutil.copytree(online, directory)
     with monkeypatch.context() as patch:
         if killed_in == "sketching":
-            patch.setattr(Sketcher, "measure", dying)
+            patch.setattr(Sketcher, "launch", dying)
         elif killed_in == "comparing":
             patch.setattr(known, "compare", refuse)
         else:
@@ -177,7 +177,7 @@ def test_killed_anywhere_a_call_ends_as_if_it_had_not_been(
         assert 0 < made[0] < LOGGED
     with monkeypatch.context() as patch:
         if killed_in != "sketching":
-            patch.setattr(Sketcher, "measure", refuse)  # all were there
+            patch.setattr(Sketcher, "launch", refuse)  # all were there
         result = next_prompts(directory, config, [log], Progress(quiet=True), gradients=True)
     assert result.number == 2
     assert result.facts["gradients"] == LOGGED

@@ -225,7 +225,7 @@ def test_measuring_asks_for_what_training_met_since_and_may_measure_again() -> N
 def test_training_avoids_what_disagrees_where_that_is_rarely_solved() -> None:
     world = made()
     common, learnable = np.sign(world.gradients.mean(axis=1)), world.p > 0
-    world.p[learnable & (common < 0)] = 0.2
+    world.p[learnable] = np.where(common[learnable] < 0, 0.2, 0.6)
     selector = learned(world, 10 * N // BATCH, measuring=True)
     visits = selector.known.history.visits
     assert selector.known.suspected > 0.5

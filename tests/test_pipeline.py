@@ -24,7 +24,7 @@ from learnalign.config import (
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
 from learnalign.errors import CostlyProductsError, PolicyError, PoolError, RunError, RunLockedError
-from learnalign.gradient import Group, Sketched, Sketcher
+from learnalign.gradient import Group, Pending, Sketched, Sketcher
 from learnalign.runs import pipeline
 from learnalign.runs.directory import create_run, open_run
 from learnalign.store import SketchReader
@@ -210,14 +210,14 @@ def test_deleted_sketches_are_made_again_to_the_bit(run: Path) -> None:
 def test_other_batches_go_on_where_the_first_ones_stopped(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A smaller sketch.batch_tokens, after memory ran out, keeps what is in the store."""
     whole = {row["prompt_id"]: row["score"] for row in pq.read_table(run / "scores.parquet").to_pylist()}
-    real, calls = Sketcher.measure, iter(range(100))
+    real, calls = Sketcher.launch, iter(range(100))
 
-    def sketch(sketcher: Sketcher, groups: list[Group]) -> Sketched:
+    def launch(sketcher: Sketcher, groups: list[Group]) -> Pending:
         if next(calls) == 1:
             raise PolicyError("out of memory")
         return real(sketcher, groups)
 
-    monkeypatch.setattr(Sketcher, "measure", sketch)
+    monkeypatch.setattr(Sketcher, "launch", launch)
     shutil.rmtree(run / "sketches")
     with pytest.raises(PolicyError, match="out of memory"):
         again(run)
@@ -230,15 +230,15 @@ def test_other_batches_go_on_where_the_first_ones_stopped(run: Path, monkeypatch
 
 def test_gradients_that_are_not_finite_or_zero_are_set_aside(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two prompts lose their gradient: they are reported, score 0, and are picked after every learnable one."""
-    real, broken = Sketcher.measure, iter([(0, np.nan), (1, 0.0)])
+    real, broken = Pending.wait, iter([(0, np.nan), (1, 0.0)])
 
-    def sketch(sketcher: Sketcher, groups: list[Group]) -> Sketched:
-        found = real(sketcher, groups)
+    def wait(pending: Pending) -> Sketched:
+        found = real(pending)
         for row, value in broken:
             found.phi[row] = value
         return found
 
-    monkeypatch.setattr(Sketcher, "measure", sketch)
+    monkeypatch.setattr(Pending, "wait", wait)
     shutil.rmtree(run / "sketches")
     again(run, lambda c: replace(c, select=SelectConfig(n=PROMPTS)))
     table = {row["prompt_id"]: row for row in pq.read_table(run / "scores.parquet").to_pylist()}

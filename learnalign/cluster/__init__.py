@@ -18,11 +18,11 @@ from contextlib import contextmanager
 
 from learnalign.cluster.local import LocalWorkers
 from learnalign.cluster.session import session
-from learnalign.cluster.work import Needs, Opened, Unit, Work, Workers
+from learnalign.cluster.work import Later, Needs, Opened, Unit, Work, Workers
 from learnalign.config import ClusterConfig
 from learnalign.progress import Progress
 
-__all__ = ["Needs", "Opened", "Unit", "Work", "Workers", "open_workers", "session"]
+__all__ = ["Later", "Needs", "Opened", "Unit", "Work", "Workers", "open_workers", "session"]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from learnalign.cluster.work import Opened, Work
+from learnalign.cluster.work import Later, Opened, Work
 
 
 class Place(NamedTuple):
@@ -54,6 +54,8 @@ class Actor:
         """One unit."""
         started = time.perf_counter()
         result = self._opened(*payload)
+        if isinstance(result, Later):
+            result = result.wait()
         lines = self._lines[:]
         self._lines.clear()
         return Answer(result, time.perf_counter() - started, lines)

@@ -32,6 +32,14 @@ class Needs:
     """Units that it is given at a time: the one that it computes, and those that wait for it."""
 
 
+@dataclass(frozen=True)
+class Later:
+    """In place of a unit's result that a device is still at work on."""
+
+    wait: Callable[[], Any]
+    """The result, once it is there."""
+
+
 class Opened(Protocol):
     """Work that is ready for units. It must keep nothing from one unit that changes the result of another."""
 
@@ -46,7 +54,7 @@ class Opened(Protocol):
         ...
 
     def __call__(self, *payload: Any) -> Any:
-        """The result of a unit."""
+        """The result of a unit, or `Later`, so that the next unit can be begun before this one's result is used."""
         ...
 
 

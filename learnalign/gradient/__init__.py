@@ -7,6 +7,7 @@
     probe      a tiny forward pass that finds out what a model honors
     gap        recorded log-probabilities against the policy's own
     sketcher   `Sketcher`, which puts them together
+    pending    a batch that has been launched, and whose sketches may not be there yet
 
 This package does not load models, sample responses, or write files.
 """
@@ -15,8 +16,9 @@ from learnalign.gradient.batching import Costs, batches
 from learnalign.gradient.gap import Gap
 from learnalign.gradient.groups import Group, Weighted, advantages, weighted
 from learnalign.gradient.layers import Coverage, is_linear, layer_keys
+from learnalign.gradient.pending import Pending, Sketched
 from learnalign.gradient.probe import Honored
-from learnalign.gradient.sketcher import FOLD_VERSION, Sketched, Sketcher, cut
+from learnalign.gradient.sketcher import FOLD_VERSION, Sketcher, cut
 
 __all__ = [
     "FOLD_VERSION",
@@ -25,6 +27,7 @@ __all__ = [
     "Gap",
     "Group",
     "Honored",
+    "Pending",
     "Sketched",
     "Sketcher",
     "Weighted",

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from learnalign.gradient.groups import Weighted
+from learnalign.kernels.transfers import to_device
 
 
 class Lengths(Protocol):
@@ -139,15 +140,17 @@ def pack(groups: Sequence[Weighted], r: int, device: torch.device | str = "cpu")
         target_offsets.append(target_offsets[-1] + sum(map(len, group.responses)))
     coefficients = np.concatenate([c for group in groups for c in group.coefficients])
     kl_weights = np.concatenate([w for group in groups for w in group.kl_weights])
-    branch = torch.from_numpy(branches).to(device)
+    arrays = [ids, branches, positions, np.concatenate(predictors), np.concatenate(targets), coefficients, kl_weights]
+    input_ids, branch, position_ids, *tokens = to_device(arrays, torch.device(device))
+    predictor, target, coefficient, kl_weight = tokens
     return Batch(
-        torch.from_numpy(ids).to(device),
+        input_ids,
         (branch >= 0).long() if r == 1 else tree_mask(branch),
-        None if r == 1 else torch.from_numpy(positions).to(device),
-        torch.from_numpy(np.concatenate(predictors)).to(device),
-        torch.from_numpy(np.concatenate(targets)).to(device),
-        torch.from_numpy(coefficients).to(device),
-        torch.from_numpy(kl_weights).to(device),
+        None if r == 1 else position_ids,
+        predictor,
+        target,
+        coefficient,
+        kl_weight,
         token_offsets,
         target_offsets,
     )

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from learnalign.kernels.transfers import on_device
+
 Hook = Callable[[str, int, Tensor, Tensor, Tensor, list[int]], Tensor]
 """(weight's name, expert, view [out, in], output, inputs, offsets) to the output."""
 
@@ -64,7 +66,7 @@ def by_expert(chosen: Tensor, experts: int, offsets: list[int]) -> tuple[Tensor,
     count, slots = chosen.shape
     expert, order = chosen.flatten().long().sort(stable=True)
     tokens = order // slots
-    starts = torch.tensor(offsets, device=chosen.device)
+    starts = on_device(tuple(offsets), chosen.device)
     edges = torch.arange(experts, device=chosen.device)[:, None] * count + starts
     bounds: list[list[int]] = torch.searchsorted(expert * count + tokens, edges).tolist()
     return tokens, order % slots, bounds

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,27 +31,19 @@ from learnalign.errors import PolicyError
 from learnalign.gradient.batching import Batch, Costs, batches, pack
 from learnalign.gradient.checks import sample
 from learnalign.gradient.forward import hidden_states, model_dtype, recomputing
-from learnalign.gradient.gap import Gap, gap, write_own
 from learnalign.gradient.groups import Group, Weighted, weighted
 from learnalign.gradient.head import VocabularyHead, find_head, head_bytes, whole_log_probabilities
 from learnalign.gradient.hooks import Hooks, StrayTokens, Target
 from learnalign.gradient.layers import Coverage, coverage, find_layers, head_of, is_linear, keys_of
 from learnalign.gradient.lent import lent, unwrapped
+from learnalign.gradient.pending import Own, Pending, Sketched
 from learnalign.gradient.probe import examine, longest_row
 from learnalign.kernels.logprob import KLTerm, head_pass
+from learnalign.kernels.transfers import on_device, reached, to_host
 
 FOLD_VERSION = 3
 """Changes when signs, buckets or what is folded change: sketches of two versions must not meet in one store."""
 DEFAULT = SketchConfig()
-
-
-class Sketched(NamedTuple):
-    """What one call found out about its groups."""
-
-    phi: np.ndarray
-    """[M, d] sketches."""
-    gaps: list[Gap]
-    """[M] how far recorded log-probabilities are from the policy's own, over the responses that have a gradient."""
 
 
 class Sketcher:
@@ -152,15 +144,23 @@ class Sketcher:
 
     def measure(self, groups: Sequence[Group]) -> Sketched:
         """Like `sketch`, with what the same forward pass says of the groups' recorded log-probabilities."""
+        return self.launch(groups).wait()
+
+    def launch(self, groups: Sequence[Group]) -> Pending:
+        """Begin what `measure` does, whose result `Pending.wait` returns; raises what `sketch` raises.
+
+        A GPU computes while the host goes on: launch the next batch first, then use the rows of this one. On a CPU
+        all is done when this returns.
+        """
         wide = torch.float64 if model_dtype(self.model) == torch.float64 else torch.float32
-        phi = torch.zeros(len(groups), self.config.dimension, dtype=wide)
         parts = [_weighted(group, self.config) for group in groups]
         there = [row for row, part in enumerate(parts) if part.responses]
+        phi, own = torch.zeros(0, self.config.dimension, dtype=wide), list[Own]()
         self._check_length(parts)
         if there:
             with self._lent(None if self.reference is None else self.reference.model):
-                phi[there] = self._within_memory([parts[row] for row in there], wide)
-        return Sketched(phi.numpy(), [gap(part.told) for part in parts])
+                phi = to_host(self._within_memory([parts[row] for row in there], wide, own))
+        return Pending([part.told for part in parts], there, phi, own, reached(self.device))
 
     def _check_length(self, parts: Sequence[Weighted]) -> None:
         """Raise `PolicyError` for a row whose positions would depend on the rows that were run before it."""
@@ -171,9 +171,12 @@ class Sketcher:
                 "policy, whose rope_type dynamic stretches them by what was run before: leave it out, or use yarn"
             )
 
-    def _within_memory(self, parts: list[Weighted], wide: torch.dtype) -> Tensor:
-        """[len(parts), d] on the CPU. The gradient is a sum over responses, so even one group can be halved."""
-        whole = self._unless_too_large(parts, wide)
+    def _within_memory(self, parts: list[Weighted], wide: torch.dtype, own: list[Own]) -> Tensor:
+        """[len(parts), d] on the device. The gradient is a sum over responses, so even one group can be halved.
+
+        own: takes the log-probabilities of every pass.
+        """
+        whole = self._unless_too_large(parts, wide, own)
         if whole is not None:
             return whole
         # Outside of the except block, whose traceback would keep the batch's tensors.
@@ -181,17 +184,17 @@ class Sketcher:
             torch.cuda.empty_cache()
         if len(parts) > 1:
             half = len(parts) // 2
-            return torch.cat([self._within_memory(some, wide) for some in (parts[:half], parts[half:])])
+            return torch.cat([self._within_memory(some, wide, own) for some in (parts[:half], parts[half:])])
         (part,) = parts
         half = len(part.responses) // 2
         first, second = part.part(slice(half)), part.part(slice(half, None))
-        return self._within_memory([first], wide) + self._within_memory([second], wide)
+        return self._within_memory([first], wide, own) + self._within_memory([second], wide, own)
 
-    def _unless_too_large(self, parts: list[Weighted], wide: torch.dtype) -> Tensor | None:
+    def _unless_too_large(self, parts: list[Weighted], wide: torch.dtype, own: list[Own]) -> Tensor | None:
         """The sketches, or None where memory ran out."""
         tokens = self.costs.padded(parts)
         try:
-            return self._passes(parts, wide)
+            return self._passes(parts, wide, own)
         except torch.OutOfMemoryError as error:
             if len(parts) == 1 and len(parts[0].responses) == 1:
                 raise PolicyError(
@@ -206,23 +209,23 @@ class Sketcher:
             )
         return None
 
-    def _passes(self, parts: Sequence[Weighted], wide: torch.dtype) -> Tensor:
+    def _passes(self, parts: Sequence[Weighted], wide: torch.dtype, own: list[Own]) -> Tensor:
         """One pass over the batch, or several where the model does not allow all of it together."""
         if len(parts) > 1 and self.alone:
-            return self._one_by_one(parts, wide)
-        phi = torch.zeros(len(parts), self.config.dimension, dtype=wide)
+            return self._one_by_one(parts, wide, own)
+        phi = torch.zeros(len(parts), self.config.dimension, dtype=wide, device=self.device)
         for some in self._apart(parts):
             there = [row for row, part in enumerate(some) if part.responses]
             try:
-                phi[there] += self._pass([some[row] for row in there], wide)
+                phi[on_device(tuple(there), self.device)] += self._pass([some[row] for row in there], wide, own)
             except StrayTokens:
                 if len(there) == 1:
                     raise
-                return self._one_by_one(parts, wide)  # tokens fell together by chance in the probe
+                return self._one_by_one(parts, wide, own)  # tokens fell together by chance in the probe
         return phi
 
-    def _one_by_one(self, parts: Sequence[Weighted], wide: torch.dtype) -> Tensor:
-        return torch.cat([self._passes([part], wide) for part in parts])
+    def _one_by_one(self, parts: Sequence[Weighted], wide: torch.dtype, own: list[Own]) -> Tensor:
+        return torch.cat([self._passes([part], wide, own) for part in parts])
 
     def _apart(self, parts: Sequence[Weighted]) -> list[list[Weighted]]:
         """The parts with their short responses and with their long ones, where those must not meet in a batch."""
@@ -233,7 +236,7 @@ class Sketcher:
         kinds = [short, [part.of(lambda n: n - 1 > edge) for part in parts]]
         return [some for some in kinds if any(part.responses for part in some)]
 
-    def _pass(self, parts: Sequence[Weighted], wide: torch.dtype) -> Tensor:
+    def _pass(self, parts: Sequence[Weighted], wide: torch.dtype, own: list[Own]) -> Tensor:
         """One forward and one backward pass."""
         batch = pack(parts, self.costs.together(parts), self.device)
         phi = torch.zeros(len(parts), self.config.dimension, dtype=wide, device=self.device)
@@ -248,10 +251,8 @@ class Sketcher:
             else:
                 log_probabilities = self._backward_from_hidden(batch, target)
         if any(part.told for part in parts):
-            own = log_probabilities.cpu().numpy()
-            for part, first in zip(parts, batch.target_offsets, strict=False):
-                write_own(part.told, own[first:])
-        return phi.cpu()
+            own.append(Own([part.told for part in parts], batch.target_offsets[:-1], to_host(log_probabilities)))
+        return phi
 
     def _backward_from_hidden(self, batch: Batch, target: Target) -> Tensor:
         """The head in blocks, outside of autograd; then back through the model from its inputs. Returns log pi."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from learnalign.cluster import Needs
+from learnalign.cluster import Later, Needs
 from learnalign.config import Config, PolicyConfig, SketchConfig
 from learnalign.gradient import Costs, Group, Honored, Sketched, Sketcher
 from learnalign.policy import load_policy, policy_digest
@@ -107,13 +107,21 @@ class OpenSketcher:
         assert isinstance(honored, Honored)
         return honored.ask(step)
 
-    def __call__(self, groups: Sequence[Group], shared: dict[int, bool]) -> Sketched:
-        """Sketches [len(groups), d] as float32, and gaps. shared: answers of `honored` that the driver has."""
+    def __call__(self, groups: Sequence[Group], shared: dict[int, bool]) -> Sketched | Later:
+        """Sketches [len(groups), d] as float32, and gaps; later, where a GPU has been given them and is not done.
+
+        shared: answers of `honored` that the driver has.
+        """
         honored = self.sketcher.costs.honored
         if isinstance(honored, Honored):
             honored.known = shared
-        found = self.sketcher.measure(groups)
-        return found._replace(phi=found.phi.astype(np.float32, copy=False))
+        pending = self.sketcher.launch(groups)
+
+        def sketched() -> Sketched:
+            found = pending.wait()
+            return found._replace(phi=found.phi.astype(np.float32, copy=False))
+
+        return sketched() if pending.done() else Later(sketched)
 
 
 def costs_of_workers(ask: Callable[..., Any]) -> Costs:
