@@ -111,11 +111,25 @@ class Layout(NamedTuple):
     @classmethod
     def of(cls, names: tuple[str, ...]) -> Layout:
         """From the names of a row's columns."""
-        known = (PROMPT, PROMPT_TOKENS, RESPONSE, RESPONSE_TOKENS, MASK, REWARD, CORRECT, ID, ANSWER)
-        found = [tuple(name for name in role if name in names) for role in known]
+
+        def found(known: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(name for name in known if name in names)
+
         verl = {"input", "output"} <= set(names)
-        prompt = ("input",) if verl else found[0]
-        return cls(names, prompt, *found[1:], verl=verl, trl={"prompt", "completion", "advantage"} <= set(names))
+        return cls(
+            names=names,
+            prompt=("input",) if verl else found(PROMPT),
+            prompt_tokens=found(PROMPT_TOKENS),
+            response=found(RESPONSE),
+            response_tokens=found(RESPONSE_TOKENS),
+            mask=found(MASK),
+            reward=found(REWARD),
+            correct=found(CORRECT),
+            identity=found(ID),
+            answer=found(ANSWER),
+            verl=verl,
+            trl={"prompt", "completion", "advantage"} <= set(names),
+        )
 
     @property
     def is_log(self) -> bool:

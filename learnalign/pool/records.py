@@ -41,8 +41,7 @@ CONVERT = {
     ".arrow": "write it as Parquet, with datasets.Dataset.from_file(...).to_parquet(...)",
 }
 """What to do with files of other kinds."""
-_SCAN = json.JSONDecoder().scan_once
-"""(text, place) to the JSON value that begins there, and where it ends."""
+_DECODER = json.JSONDecoder()
 LFS_POINTER = b"version https://git-lfs"
 
 Record = dict[str, Any]
@@ -143,8 +142,8 @@ def _line(file: RecordFile, number: int) -> str:
 def _json_value(text: str) -> Any:
     """As `json.loads`, which takes twice as long over a short text: it looks for what may stand around the value."""
     try:
-        value, end = _SCAN(text, 0)
-    except (StopIteration, ValueError):
+        value, end = _DECODER.raw_decode(text)
+    except ValueError:
         end = -1
     return value if end == len(text) else json.loads(text)
 
