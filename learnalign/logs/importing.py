@@ -14,9 +14,11 @@ The directory appears when it is whole. This module does not read files of logs:
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,6 +54,19 @@ POOL = "imported.jsonl"
 HISTORY = "history.json"
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the collector of cycles: a log makes many objects and no cycles, and looking for some takes time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_uncollected()
 def import_rollouts(
     directory: str | Path,
     logs: Iterable[str | Path],

@@ -168,10 +168,10 @@ def prompts_tokens(prompts: Sequence[tuple[dict[str, Any], Logged]], policy: Ren
             literal[False][k] = logged.prompt or ""
         else:
             rendered[k] = (row["problem"], row["messages"], row.get("tools"))
-    encoded = dict(zip(rendered, policy.encode_all(list(rendered.values())), strict=True))
+    found |= zip(rendered, policy.encode_all(list(rendered.values())), strict=True)
     for special, texts in literal.items():
-        encoded |= zip(texts, policy.ids(list(texts.values()), special), strict=True)
-    found |= {k: np.array(tokens, np.int32) for k, tokens in encoded.items()}
+        ids = policy.ids(list(texts.values()), special)
+        found |= zip(texts, [np.array(tokens, np.int32) for tokens in ids], strict=True)
     return [tokens for _, tokens in sorted(found.items())]
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import transformers
 
 from learnalign.config import RENDERED, PolicyConfig
@@ -22,14 +24,18 @@ from learnalign.policy.ends import end_tokens
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
-TEXTS = 1024
-"""Given to the tokenizer at once."""
+TEXTS = 256
+"""Given to the tokenizer at once: with more, what it makes of them no longer fits a cache."""
 IDS_ALONE = {"return_attention_mask": False, "return_token_type_ids": False}
 """What a tokenizer is told that need not make other lists: they take most of its time."""
 CLOCK = "strftime_now"
 """What a chat template calls to get the time, in a format that it names."""
 DIRECTIVES = ("-d", "-m", "-H", "-I", "-M", "-S", "-j", *"aAwdbBmyYHIpMSfzZjUWcxXeFTDRu%")
 """Of such a format."""
+
+
+Prompt = tuple[str, str | None, str | None]
+"""Problem, messages and tools, as `Renderer.encode` takes them."""
 
 
 @dataclass(frozen=True)
@@ -58,23 +64,26 @@ class Renderer:
         """
         return self.tokens(self.render(problem, messages, tools))
 
-    def encode_all(self, prompts: Sequence[tuple[str, str | None, str | None]]) -> list[list[int]]:
-        """`encode` of many: (problem, messages, tools) of each. Raises `PolicyError` for the first that is refused."""
-        texts = self._render_all(prompts)
-        found: dict[int, list[int]] = {}
-        for special in (False, True):
-            own = [k for k, text in enumerate(texts) if self._special(text) == special]
-            found.update(zip(own, self.ids([texts[k] for k in own], special), strict=True))
-        return [found[k] for k in range(len(texts))]
+    def encode_all(self, prompts: Sequence[Prompt]) -> list[npt.NDArray[np.int32]]:
+        """`encode` of many, in blocks. Raises `PolicyError` for the first that the chat template refuses."""
+        found: list[npt.NDArray[np.int32]] = []
+        for start in range(0, len(prompts), TEXTS):
+            texts = self._render_all(prompts[start : start + TEXTS])
+            special = [self._special(text) for text in texts]
+            encoded = {
+                flag: iter(self.ids([text for text, own in zip(texts, special, strict=True) if own == flag], flag))
+                for flag in set(special)
+            }
+            found += [np.array(next(encoded[flag]), np.int32) for flag in special]
+        return found
 
     def ids(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
         """Token ids of texts as they stand; special: with the special tokens that the tokenizer adds."""
-        blocks = (list(texts[start : start + TEXTS]) for start in range(0, len(texts), TEXTS))
-        return [
-            list(ids)
-            for block in blocks
-            for ids in self.tokenizer(block, add_special_tokens=special, **IDS_ALONE)["input_ids"]
-        ]
+        found: list[list[int]] = []
+        for start in range(0, len(texts), TEXTS):
+            block = list(texts[start : start + TEXTS])
+            found += self.tokenizer(block, add_special_tokens=special, **IDS_ALONE)["input_ids"]
+        return found
 
     def render(self, problem: str, messages: str | None, tools: str | None = None) -> str:
         """A prompt as the text that the policy reads. Raises `PolicyError` for whatever a chat template raises."""
@@ -98,7 +107,7 @@ class Renderer:
     def _special(self, text: str) -> bool:
         return self.tokenizer.chat_template is None and not RENDERED.search(text)
 
-    def _render_all(self, prompts: Sequence[tuple[str, str | None, str | None]]) -> list[str]:
+    def _render_all(self, prompts: Sequence[Prompt]) -> list[str]:
         """`render` of many, with one call for those that a chat template renders alike."""
         found: dict[int, str] = {}
         chats: dict[str, list[int]] = {}
