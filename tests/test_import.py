@@ -19,7 +19,8 @@ from learnalign.config import Config, PolicyConfig, PoolConfig, RewardConfig, Ro
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
 from learnalign.errors import LogError, PoolError, RewardError, RunError
-from learnalign.logs.importing import import_rollouts, response_tokens, responses_tokens
+from learnalign.logs.importing import import_rollouts
+from learnalign.logs.parts import response_tokens, responses_tokens
 from learnalign.logs.reader import Logged, read_logs
 from learnalign.policy import Policy, load_policy
 from learnalign.pool.history import read_histories

@@ -18,7 +18,7 @@ from learnalign.config import Config, PolicyConfig, PoolConfig, RewardConfig, Ro
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
 from learnalign.errors import PolicyError
-from learnalign.logs.importing import out_of_range
+from learnalign.logs.parts import out_of_range
 from learnalign.policy import Policy, load_policy, load_renderer, policy_digest
 from learnalign.rollout.engine import Response, Task
 from learnalign.rollout.transformers import LocalEngine

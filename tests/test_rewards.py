@@ -394,6 +394,51 @@ def test_hang_is_cut_off_and_the_rest_is_judged(monkeypatch: pytest.MonkeyPatch)
     assert asked == [4], "equal questions are asked once"
 
 
+def test_a_worker_that_gets_no_processor_time_loses_no_answer() -> None:
+    """As on a busy machine: stopped for longer than the limit, which is of processor time, it still judges."""
+    with MathVerifier(workers=1, timeout_seconds=1.0, memory_mb=2048) as judge:
+        assert judge.judge([r"\boxed{\sqrt{9}}"], ["3"])[0].how == "math-verify"
+        (worker,) = judge._pool.pids
+        os.kill(worker, signal.SIGSTOP)
+        timer = threading.Timer(2.5, os.kill, (worker, signal.SIGCONT))
+        timer.start()
+        (verdict,) = judge.judge([r"\boxed{\sqrt{16}}"], ["4"])
+        timer.join()
+        assert verdict.how == "math-verify"
+        assert judge._pool.pids == [worker]
+
+
+def test_a_worker_that_never_gets_processor_time_is_not_waited_for_without_end() -> None:
+    with math_pool() as pool:
+        assert compare(pool, [("2", r"\sqrt{4}")]) == ["equal"]
+        os.kill(pool.pids[0], signal.SIGSTOP)
+        (outcome,) = pool.run([Question(("3", r"\sqrt{9}"), 1.0, 30.0)])
+        assert outcome.lost == "timeout"
+
+
+SPINNING = """
+import time
+from learnalign.rewards.worker import serve
+
+def answer(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+    return True
+
+serve(lambda arguments, memory_mb: answer)
+"""
+
+
+def test_processor_time_is_counted_for_each_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several may together take more than the limit of one; one that takes more loses its answer alone."""
+    (tmp_path / "spinning_worker.py").write_text(SPINNING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with WorkerPool("spinning_worker", workers=1, memory_mb=1024) as pool:
+        outcomes = pool.run([Question(seconds, 60.0, 1.0) for seconds in (0.4, 0.4, 0.4, 30.0, 0.4)])
+    assert [outcome.lost for outcome in outcomes] == ["", "", "", "timeout", ""]
+
+
 def test_number_of_workers_does_not_matter() -> None:
     rng = random.Random(3)
     golds = [rf"{rng.randint(2, 9)}\sqrt{{{rng.randint(2, 30)}}}" for _ in range(80)]

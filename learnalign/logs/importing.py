@@ -14,14 +14,15 @@ The directory appears when it is whole. This module does not read files of logs:
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -36,24 +37,36 @@ from learnalign.logs.matching import (
     check_found,
     grouped,
     own_ids,
-    prompt_tokens,
+    prompts_tokens,
 )
+from learnalign.logs.parts import write_parts
 from learnalign.logs.reader import read_logs
 from learnalign.logs.record import Logged, Tokens
 from learnalign.policy import Renderer, load_renderer
 from learnalign.pool import stored_prompts
 from learnalign.progress import Progress
-from learnalign.rollout.parts import part_name
 from learnalign.runs import pipeline
 from learnalign.runs.directory import RunDir, create_run, open_run
 from learnalign.runs.stages import rollout
-from learnalign.schemas import LOGGED_ROLLOUTS, SKIPPED
+from learnalign.schemas import SKIPPED
 
-PART_ROWS = 4096
 POOL = "imported.jsonl"
 HISTORY = "history.json"
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the collector of cycles: a log makes many objects and no cycles, and looking for some takes time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_uncollected()
 def import_rollouts(
     directory: str | Path,
     logs: Iterable[str | Path],
@@ -166,7 +179,7 @@ def _fill(run: RunDir, logged: list[Logged], notes: list[str], progress: Progres
     inputs = pipeline.load("rollout").inputs(run)
     run.begin(rollout.NAME, inputs, rollout.PRODUCTS)
     (run.path / "rollouts").mkdir()
-    skipped = _write_parts(run, groups, policy)
+    skipped = _skipped(run, groups, write_parts(run.path / "rollouts", groups, policy))
     files.write_parquet(run.path / "rollouts" / "skipped.parquet", pa.Table.from_pylist(skipped, SKIPPED))
     _write_history(run, groups)
     total = sum(len(group.responses) for group in groups)
@@ -201,124 +214,39 @@ def _matched(run: RunDir, logged: list[Logged], policy: Renderer) -> tuple[list[
     """Groups with their prompt of the pool, what is not in the pool, and what a person should know of it."""
     pool = stored_prompts(run.path / "pool.parquet", ["prompt_id", "problem", "messages"]).to_pylist()
     find = Finder(pool, policy)
-    found: dict[str, LoggedGroup] = {}
+    found: dict[str, tuple[dict[str, Any], list[Logged]]] = {}
     left_out: list[Any] = []
     for group in by_id_and_prompt(logged):
         row = find(group)
         if row is None:
             left_out.append(group[0].prompt_id or group[0].prompt)
         elif row["prompt_id"] in found:
-            found[row["prompt_id"]].responses.extend(group)
+            found[row["prompt_id"]][1].extend(group)
         else:
-            prompt = prompt_tokens(row, group[0], policy, False)
-            found[row["prompt_id"]] = LoggedGroup(row["prompt_id"], prompt, group)
+            found[row["prompt_id"]] = (row, group)
     check_found(list(found), left_out, find, str(run.config.pool.path))
-    return list(found.values()), left_out, find.notes()
+    return _with_tokens(list(found.values()), policy, False), left_out, find.notes()
 
 
 def _own_groups(run: RunDir, groups: list[list[Logged]], policy: Renderer) -> list[LoggedGroup]:
     """The groups that the pool was made of, in its order."""
     pool = stored_prompts(run.path / "pool.parquet", ["prompt_id", "problem", "messages"]).to_pylist()
-    return [
-        LoggedGroup(row["prompt_id"], prompt_tokens(row, group[0], policy, True), group)
-        for row, group in zip(pool, groups, strict=True)
-    ]
+    return _with_tokens(list(zip(pool, groups, strict=True)), policy, True)
 
 
-def _write_parts(run: RunDir, groups: list[LoggedGroup], policy: Renderer) -> list[dict[str, str]]:
-    """Write the groups as parts; returns the prompts of the pool that are not in them, with the reason."""
-    reasons: dict[str, str] = {}
-    rows: list[tuple[Any, ...]] = []
-    parts = 0
-    for group, encoded in _encoded(groups, policy):
-        longest = len(group.prompt) + max(len(tokens) for _, tokens in encoded)
-        if longest > policy.context:
-            reasons[group.prompt_id] = f"{longest:,} tokens are more than the context of {policy.context:,}"
-            continue
-        if foreign := out_of_range([group.prompt, *(tokens for _, tokens in encoded)], policy):
-            reasons[group.prompt_id] = foreign
-            continue
-        rows += _rows(group, encoded, policy)
-        if len(rows) >= PART_ROWS:
-            _write_part(run, parts, rows)
-            rows, parts = [], parts + 1
-    if rows:
-        _write_part(run, parts, rows)
-    elif parts == 0:
-        raise LogError(f"no logged prompt fits the policy; the first: {next(iter(reasons.values()))}")
+def _with_tokens(found: list[tuple[dict[str, Any], list[Logged]]], policy: Renderer, own: bool) -> list[LoggedGroup]:
+    """Rows of the pool with their responses, and the prompt's token ids."""
+    prompts = prompts_tokens([(row, group[0]) for row, group in found], policy, own)
+    return [LoggedGroup(row["prompt_id"], prompt, group) for (row, group), prompt in zip(found, prompts, strict=True)]
+
+
+def _skipped(run: RunDir, groups: list[LoggedGroup], reasons: dict[str, str]) -> list[dict[str, str]]:
+    """The prompts of the pool that are not in the parts, with the reason; reasons: of those that the policy refuses."""
     imported = {group.prompt_id for group in groups}
     for prompt_id in pq.read_table(run.path / "pool.parquet", columns=["prompt_id"])["prompt_id"].to_pylist():
         if prompt_id not in imported:
             reasons[prompt_id] = "no imported responses"
     return [{"prompt_id": prompt_id, "reason": reason} for prompt_id, reason in reasons.items()]
-
-
-def _encoded(groups: list[LoggedGroup], policy: Renderer) -> Iterator[tuple[LoggedGroup, list[tuple[Logged, Tokens]]]]:
-    """Every group with its responses' token ids; the tokenizer is asked for about `PART_ROWS` responses at once."""
-    waiting: list[LoggedGroup] = []
-    responses = 0
-    for number, group in enumerate(groups, 1):
-        waiting.append(group)
-        responses += len(group.responses)
-        if number < len(groups) and responses < PART_ROWS:
-            continue
-        tokens = iter(responses_tokens([one for group in waiting for one in group.responses], policy))
-        for done in waiting:
-            yield done, [(one, next(tokens)) for one in done.responses]
-        waiting, responses = [], 0
-
-
-def _rows(group: LoggedGroup, encoded: list[tuple[Logged, Tokens]], policy: Renderer) -> Iterator[tuple[Any, ...]]:
-    """Rows of `schemas.ROLLOUTS`, and the logged reward and verdict."""
-    for number, (one, tokens) in enumerate(encoded):
-        text = policy.decode(tokens.tolist()) if one.response is None else one.response
-        finish = "stop" if int(tokens[-1]) in policy.eos_ids else "length"
-        yield (
-            *(group.prompt_id, number, group.prompt, tokens, None, len(tokens), text, finish),
-            *(one.reward, one.correct),
-        )
-
-
-def response_tokens(logged: Logged, policy: Renderer) -> Tokens:
-    """A response as token ids, with its end."""
-    return responses_tokens([logged], policy)[0]
-
-
-def responses_tokens(logged: Sequence[Logged], policy: Renderer) -> list[Tokens]:
-    """Responses as token ids, each with its end: those that are text in one call of the tokenizer."""
-    texts = [one.response for one in logged if one.tokens is None]
-    ids_alone = {"return_attention_mask": False, "return_token_type_ids": False}  # making lists takes most of the time
-    encoded = iter(policy.tokenizer(texts, add_special_tokens=False, **ids_alone)["input_ids"] if texts else [])
-    return [_ended(next(encoded), policy) if one.tokens is None else one.tokens for one in logged]
-
-
-def _ended(tokens: list[int], policy: Renderer) -> Tokens:
-    if not tokens or tokens[-1] not in policy.eos_ids:
-        end = policy.tokenizer.eos_token_id
-        tokens = [*tokens, policy.eos_ids[0] if end not in policy.eos_ids else end]
-    return np.array(tokens, np.int32)
-
-
-def out_of_range(texts: Iterable[Tokens], policy: Renderer) -> str:
-    """What is wrong with the token ids of a prompt and its responses; empty where the policy's model knows all.
-
-    The model's vocabulary counts, not the tokenizer's: embeddings padded to a round number can be sampled too.
-    """
-    largest = max(int(tokens.max()) for tokens in texts)
-    if largest < policy.vocabulary:
-        return ""
-    return (
-        f"token id {largest} is beyond the {policy.vocabulary:,} tokens that {policy.name!r} knows: "
-        "is it the policy that the rollouts were logged with?"
-    )
-
-
-def _write_part(run: RunDir, number: int, rows: list[tuple[Any, ...]]) -> None:
-    columns = zip(*rows, strict=True)
-    table = pa.table(
-        [pa.array(c, f.type) for c, f in zip(columns, LOGGED_ROLLOUTS, strict=True)], schema=LOGGED_ROLLOUTS
-    )
-    files.write_parquet(run.path / "rollouts" / part_name(0, number), table)
 
 
 def _write_history(run: RunDir, groups: list[LoggedGroup]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -148,19 +149,30 @@ def check_found(groups: list[Any], left_out: list[Any], finder: Finder, pool: st
     )
 
 
-def prompt_tokens(row: dict[str, Any], logged: Logged, policy: Renderer, own: bool) -> Tokens:
-    """The prompt's token ids, as the policy saw them. `own`: the pool is made of the log."""
-    if logged.prompt_tokens is not None:
-        return logged.prompt_tokens
-    if isinstance(logged.prompt, list):
-        tokens = policy.encode(*problem_text(logged.prompt))
-    elif logged.form == "literal" and logged.prompt:
-        tokens = policy.tokenizer(logged.prompt)["input_ids"]
-    elif logged.form == "decoded" and own:
-        tokens = policy.tokenizer(logged.prompt, add_special_tokens=False)["input_ids"]
-    else:
-        tokens = policy.encode(row["problem"], row["messages"], row.get("tools"))
-    return np.array(tokens, np.int32)
+def prompts_tokens(prompts: Sequence[tuple[dict[str, Any], Logged]], policy: Renderer, own: bool) -> list[Tokens]:
+    """The token ids of prompts, rows of the pool with a response to each, as the policy saw them.
+
+    own: the pool is made of the log. Texts of one kind are encoded together.
+    """
+    found: dict[int, Tokens] = {}
+    rendered: dict[int, tuple[str, str | None, str | None]] = {}
+    literal: dict[bool, dict[int, str]] = {True: {}, False: {}}
+    for k, (row, logged) in enumerate(prompts):
+        if logged.prompt_tokens is not None:
+            found[k] = logged.prompt_tokens
+        elif isinstance(logged.prompt, list):
+            rendered[k] = (*problem_text(logged.prompt), None)
+        elif logged.form == "literal" and logged.prompt:
+            literal[True][k] = logged.prompt
+        elif logged.form == "decoded" and own:
+            literal[False][k] = logged.prompt or ""
+        else:
+            rendered[k] = (row["problem"], row["messages"], row.get("tools"))
+    found |= zip(rendered, policy.encode_all(list(rendered.values())), strict=True)
+    for special, texts in literal.items():
+        ids = policy.ids(list(texts.values()), special)
+        found |= zip(texts, [np.array(tokens, np.int32) for tokens in ids], strict=True)
+    return [tokens for _, tokens in sorted(found.items())]
 
 
 def prompt_key(one: Logged) -> Any:
@@ -168,8 +180,10 @@ def prompt_key(one: Logged) -> Any:
     if one.prompt_tokens is not None:
         return one.prompt_tokens.tobytes()
     if not one.prompt:
-        return ("id", one.prompt_id)
-    return json.dumps(one.prompt, sort_keys=True), one.answer
+        return "id", one.prompt_id
+    if isinstance(one.prompt, str):
+        return "text", one.prompt, one.answer
+    return "messages", json.dumps(one.prompt, sort_keys=True), one.answer
 
 
 def _text(logged: Logged) -> str:

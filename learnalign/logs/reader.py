@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from learnalign.errors import LogError, PoolError
-from learnalign.logs.record import Chosen, Logged, added_up, is_log, logged
+from learnalign.logs.record import Chosen, Layout, Logged, added_up, logged
 from learnalign.pool.records import KINDS, RecordFile, open_records, read_records
 
 
@@ -36,11 +36,14 @@ def read_logs(
         if file is None:
             said[f"{path.name} is passed over: {problem}"] = None
             continue
-        found = True
+        found, layout = True, Layout.of(())
         for place, record in read_records(file):
+            if (names := tuple(record)) != layout.names:
+                layout = Layout.of(names)
             try:
-                yield logged(record, chosen)
-                said |= dict.fromkeys(added_up(record, chosen))
+                yield logged(record, layout, chosen)
+                if chosen.rewards or layout.trl:
+                    said |= dict.fromkeys(added_up(record, layout, chosen))
             except ValueError as error:
                 raise LogError(f"{path}: {file.place(place)}: {error}") from error
     if said and not found:
@@ -58,7 +61,7 @@ def _log(path: Path, named: bool) -> tuple[RecordFile | None, str]:
         first = next(iter(read_records(file)), None)
     except PoolError as error:
         return None, str(error)
-    if first is not None and not is_log(first[1]):
+    if first is not None and not Layout.of(tuple(first[1])).is_log:
         return None, f"it has no prompt and no response, only {', '.join(first[1]) or 'nothing'}"
     return file, ""
 

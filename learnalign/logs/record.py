@@ -91,64 +91,98 @@ class Chosen(NamedTuple):
         return cls(weights, correct_column, threshold)
 
 
-def is_log(record: Record) -> bool:
-    """Whether a row has anything that a response can be made of."""
-    return any(name in record for name in (*RESPONSE, *RESPONSE_TOKENS)) and any(
-        name in record for name in (*PROMPT, *PROMPT_TOKENS, "input")
-    )
+class Layout(NamedTuple):
+    """Which columns a row has for what; of several the first that is not null counts."""
+
+    names: tuple[str, ...]
+    """All of them, in their order."""
+    prompt: tuple[str, ...]
+    prompt_tokens: tuple[str, ...]
+    response: tuple[str, ...]
+    response_tokens: tuple[str, ...]
+    mask: tuple[str, ...]
+    reward: tuple[str, ...]
+    correct: tuple[str, ...]
+    identity: tuple[str, ...]
+    answer: tuple[str, ...]
+    verl: bool
+    trl: bool
+
+    @classmethod
+    def of(cls, names: tuple[str, ...]) -> Layout:
+        """From the names of a row's columns."""
+
+        def found(known: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(name for name in known if name in names)
+
+        verl = {"input", "output"} <= set(names)
+        return cls(
+            names=names,
+            prompt=("input",) if verl else found(PROMPT),
+            prompt_tokens=found(PROMPT_TOKENS),
+            response=found(RESPONSE),
+            response_tokens=found(RESPONSE_TOKENS),
+            mask=found(MASK),
+            reward=found(REWARD),
+            correct=found(CORRECT),
+            identity=found(ID),
+            answer=found(ANSWER),
+            verl=verl,
+            trl={"prompt", "completion", "advantage"} <= set(names),
+        )
+
+    @property
+    def is_log(self) -> bool:
+        """Whether a response can be made of such rows."""
+        prompts = (*self.prompt, *self.prompt_tokens, *(name for name in self.names if name == "input"))
+        return bool(prompts) and bool((*self.response, *self.response_tokens))
 
 
-def logged(record: Record, chosen: Chosen) -> Logged:
-    """One row. Raises `ValueError` that says what is unfit."""
-    verl = {"input", "output"} <= set(record)
-    prompt = record["input"] if verl else _first(record, PROMPT)
-    prompt_tokens = _tokens(record, PROMPT_TOKENS)
-    response, tokens = _first(record, RESPONSE), _tokens(record, RESPONSE_TOKENS)
+def logged(record: Record, layout: Layout, chosen: Chosen) -> Logged:
+    """One row; layout: of its columns. Raises `ValueError` that says what is unfit."""
+    prompt, prompt_tokens = _first(record, layout.prompt), _tokens(record, layout.prompt_tokens)
+    response, tokens = _first(record, layout.response), _tokens(record, layout.response_tokens)
     if prompt is None and prompt_tokens is None:
         raise ValueError(f"no prompt; looked for {', '.join((*PROMPT, *PROMPT_TOKENS, 'input'))}, {_found(record)}")
     if response is None and tokens is None:
         raise ValueError(f"no response; looked for {', '.join((*RESPONSE, *RESPONSE_TOKENS))}, {_found(record)}")
     if prompt_tokens is None and not isinstance(prompt, str):
         problem_text(prompt)  # raises for what are no chat messages
-    reward, correct = _reward(record, chosen), _correct(record, chosen)
-    identity = _first(record, ID)
+    reward, correct = _reward(record, layout, chosen), _correct(record, layout, chosen)
+    identity = _first(record, layout.identity)
     return Logged(
-        prompt=prompt,
-        form="decoded" if verl else "literal" if _is_trl(record) else "problem",
-        prompt_tokens=prompt_tokens,
-        response=None if tokens is not None else _response_text(response),
-        tokens=None if tokens is None else _own_tokens(record, tokens, response),
-        reward=float(correct) if reward is None and correct is not None else reward,
-        correct=correct,
-        prompt_id="" if identity is None else scalar_text(identity),
-        answer=_answer(_first(record, ANSWER)),
-        step=_step(record.get("step")),
+        prompt,
+        "decoded" if layout.verl else "literal" if layout.trl else "problem",
+        prompt_tokens,
+        None if tokens is not None else _response_text(response),
+        None if tokens is None else _own_tokens(record, layout, tokens, response),
+        float(correct) if reward is None and correct is not None else reward,
+        correct,
+        "" if identity is None else identity if isinstance(identity, str) else scalar_text(identity),
+        _answer(_first(record, layout.answer)),
+        _step(record.get("step")),
     )
 
 
-def added_up(record: Record, chosen: Chosen) -> list[str]:
+def added_up(record: Record, layout: Layout, chosen: Chosen) -> list[str]:
     """Which columns a reward is the sum of, where there is a choice."""
-    weights = chosen.rewards or (dict.fromkeys(_rewards_of_trl(record), 1.0) if _is_trl(record) else {})
+    weights = chosen.rewards or (dict.fromkeys(_rewards_of_trl(record), 1.0) if layout.trl else {})
     if len(weights) < 2 and all(weight == 1.0 for weight in weights.values()):
         return []
     terms = [name if weight == 1.0 else f"{weight:g} x {name}" for name, weight in weights.items()]
     return [f"rewards are {' + '.join(terms)}"]
 
 
-def _is_trl(record: Record) -> bool:
-    return {"prompt", "completion", "advantage"} <= set(record)
-
-
-def _reward(record: Record, chosen: Chosen) -> float | None:
+def _reward(record: Record, layout: Layout, chosen: Chosen) -> float | None:
+    if not chosen.rewards and not layout.trl:
+        return _number(_first(record, layout.reward), "a reward")
     missing = next((name for name in chosen.rewards if name not in record), None)
     if missing is not None:
         raise ValueError(f"no column {missing!r} with rewards, {_found(record)}")
-    if not chosen.rewards and not _is_trl(record):
-        return _number(_first(record, REWARD), "a reward")
     weights = chosen.rewards or dict.fromkeys(_rewards_of_trl(record), 1.0)
     given = {name: record[name] for name in weights if record[name] is not None and not _is_nan(record[name])}
     if not given:  # None and NaN: the function did not apply; nothing applied is a reward of 0, as in TRL
-        return 0.0 if len(weights) > 1 or (weights and _is_trl(record)) else None
+        return 0.0 if len(weights) > 1 or (weights and layout.trl) else None
     return math.fsum(weights[name] * (_number(value, "a reward") or 0.0) for name, value in given.items())
 
 
@@ -164,9 +198,9 @@ def _rewards_of_trl(record: Record) -> list[str]:
     return numbers
 
 
-def _correct(record: Record, chosen: Chosen) -> bool | None:
+def _correct(record: Record, layout: Layout, chosen: Chosen) -> bool | None:
     """The verdict, None where the row has none. Raises `ValueError` for a number that is no verdict."""
-    name = chosen.correct or next((name for name in CORRECT if record.get(name) is not None), "")
+    name = chosen.correct or next((name for name in layout.correct if record[name] is not None), "")
     if chosen.correct and name not in record:
         raise ValueError(f"no column {name!r} with verdicts, {_found(record)}")
     value = record.get(name)
@@ -187,9 +221,12 @@ def _correct(record: Record, chosen: Chosen) -> bool | None:
 def _number(value: Any, what: str) -> float | None:
     if value is None:
         return None
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{what} must be a finite number, found {value!r:.40}")
-    return float(value)
+    try:
+        if isinstance(value, int | float) and math.isfinite(number := float(value)):
+            return number
+    except OverflowError:  # of a whole number with hundreds of digits
+        pass
+    raise ValueError(f"{what} must be a finite number, found {value!r:.40}")
 
 
 def _step(value: Any) -> int:
@@ -222,9 +259,9 @@ def _tokens(record: Record, names: tuple[str, ...]) -> Tokens | None:
     return np.array(value, np.int32)
 
 
-def _own_tokens(record: Record, tokens: Tokens, response: Any) -> Tokens:
+def _own_tokens(record: Record, layout: Layout, tokens: Tokens, response: Any) -> Tokens:
     """The policy's own token ids: without the padding behind them. Raises `ValueError` for others between them."""
-    mask = _first(record, MASK)
+    mask = _first(record, layout.mask)
     if mask is None:
         if response is not None:
             _response_text(response)  # raises for several turns
@@ -278,7 +315,11 @@ def _answer(value: Any) -> str:
 
 
 def _first(record: Record, names: tuple[str, ...]) -> Any:
-    return next((record[name] for name in names if record.get(name) is not None), None)
+    """The first value that is not null in these columns, which the row has."""
+    for name in names:
+        if (value := record[name]) is not None:
+            return value
+    return None
 
 
 def _found(record: Record) -> str:

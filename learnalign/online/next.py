@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 from learnalign.cluster import session
 from learnalign.config import Config, WarmupConfig
 from learnalign.errors import ConfigError, CostlyProductsError, RunError
-from learnalign.logs.importing import Sampled, logged_steps, out_of_range, response_tokens
+from learnalign.logs.importing import Sampled, logged_steps
+from learnalign.logs.parts import out_of_range, response_tokens
 from learnalign.online import OnlineSelector
 from learnalign.online.pairs import Pairs
 from learnalign.policy import Renderer, load_renderer

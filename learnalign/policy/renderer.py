@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import transformers
 
 from learnalign.config import RENDERED, PolicyConfig
@@ -22,10 +24,18 @@ from learnalign.policy.ends import end_tokens
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
+TEXTS = 256
+"""Given to the tokenizer at once: with more, what it makes of them no longer fits a cache."""
+IDS_ALONE = {"return_attention_mask": False, "return_token_type_ids": False}
+"""What a tokenizer is told that need not make other lists: they take most of its time."""
 CLOCK = "strftime_now"
 """What a chat template calls to get the time, in a format that it names."""
 DIRECTIVES = ("-d", "-m", "-H", "-I", "-M", "-S", "-j", *"aAwdbBmyYHIpMSfzZjUWcxXeFTDRu%")
 """Of such a format."""
+
+
+Prompt = tuple[str, str | None, str | None]
+"""Problem, messages and tools, as `Renderer.encode` takes them."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,27 @@ class Renderer:
         """
         return self.tokens(self.render(problem, messages, tools))
 
+    def encode_all(self, prompts: Sequence[Prompt]) -> list[npt.NDArray[np.int32]]:
+        """`encode` of many, in blocks. Raises `PolicyError` for the first that the chat template refuses."""
+        found: list[npt.NDArray[np.int32]] = []
+        for start in range(0, len(prompts), TEXTS):
+            texts = self._render_all(prompts[start : start + TEXTS])
+            special = [self._special(text) for text in texts]
+            encoded = {
+                flag: iter(self.ids([text for text, own in zip(texts, special, strict=True) if own == flag], flag))
+                for flag in set(special)
+            }
+            found += [np.array(next(encoded[flag]), np.int32) for flag in special]
+        return found
+
+    def ids(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
+        """Token ids of texts as they stand; special: with the special tokens that the tokenizer adds."""
+        found: list[list[int]] = []
+        for start in range(0, len(texts), TEXTS):
+            block = list(texts[start : start + TEXTS])
+            found += self.tokenizer(block, add_special_tokens=special, **IDS_ALONE)["input_ids"]
+        return found
+
     def render(self, problem: str, messages: str | None, tools: str | None = None) -> str:
         """A prompt as the text that the policy reads. Raises `PolicyError` for whatever a chat template raises."""
         if messages is None and RENDERED.search(problem):
@@ -61,9 +92,7 @@ class Renderer:
         if self.tokenizer.chat_template is None:
             return self.text(problem, messages)
         try:
-            told = {**self.template_kwargs, **({"tools": json.loads(tools)} if tools else {})}
-            chat = self.chat(problem, messages)
-            text: str = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **told)
+            (text,) = self._templated([self.chat(problem, messages)], tools)
         except Exception as error:  # a template is a program of its own: TypeError, KeyError, ZeroDivisionError, ...
             shown = " ".join(problem.split())[:60]
             raise PolicyError(
@@ -73,8 +102,31 @@ class Renderer:
 
     def tokens(self, text: str) -> list[int]:
         """Token ids of a rendered prompt; a chat template, here or elsewhere, writes its special tokens itself."""
-        special = self.tokenizer.chat_template is None and not RENDERED.search(text)
-        return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+        return self.ids([text], self._special(text))[0]
+
+    def _special(self, text: str) -> bool:
+        return self.tokenizer.chat_template is None and not RENDERED.search(text)
+
+    def _render_all(self, prompts: Sequence[Prompt]) -> list[str]:
+        """`render` of many, with one call for those that a chat template renders alike."""
+        found: dict[int, str] = {}
+        chats: dict[str, list[int]] = {}
+        for k, (problem, messages, tools) in enumerate(prompts):
+            if self.tokenizer.chat_template is None or (messages is None and RENDERED.search(problem)):
+                found[k] = self.render(problem, messages, tools)
+            else:
+                chats.setdefault(tools or "", []).append(k)
+        for tools, own in chats.items():
+            try:
+                found.update(zip(own, self._templated([self.chat(*prompts[k][:2]) for k in own], tools), strict=True))
+            except Exception:  # a template is a program of its own; one by one, the prompt that it refuses is named
+                return [self.render(*prompt) for prompt in prompts]
+        return [found[k] for k in range(len(prompts))]
+
+    def _templated(self, chats: list[list[dict[str, str]]], tools: str | None) -> list[str]:
+        told = {**self.template_kwargs, **({"tools": json.loads(tools)} if tools else {})}
+        texts: list[str] = self.tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True, **told)
+        return texts
 
     @property
     def dated(self) -> bool:

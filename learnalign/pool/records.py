@@ -41,6 +41,7 @@ CONVERT = {
     ".arrow": "write it as Parquet, with datasets.Dataset.from_file(...).to_parquet(...)",
 }
 """What to do with files of other kinds."""
+_DECODER = json.JSONDecoder()
 LFS_POINTER = b"version https://git-lfs"
 
 Record = dict[str, Any]
@@ -117,22 +118,34 @@ def raw_lines(file: RecordFile) -> Iterator[tuple[int, bytes]]:
 
 def parse_line(file: RecordFile, number: int, line: bytes) -> dict[str, Any]:
     """The JSON object in one line. Raises `PoolError` with the line number."""
-    where = f"{file.path}: line {number}"
     try:
         # A byte order mark is what some editors put in front of the first line.
-        record = json.loads(line.rstrip().decode("utf-8-sig" if number == 1 else "utf-8"))
+        record = _json_value(line.rstrip().decode("utf-8-sig" if number == 1 else "utf-8"))
         _refuse_lone_surrogates(record, line)
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
-        raise PoolError(f"{where} is not valid UTF-8 ({error.reason}); save the file as UTF-8") from error
+        raise PoolError(f"{_line(file, number)} is not valid UTF-8 ({error.reason}); save the file as UTF-8") from error
     except RecursionError as error:
-        raise PoolError(f"{where} is nested too deeply") from error
+        raise PoolError(f"{_line(file, number)} is nested too deeply") from error
     except ValueError as error:
         hint = "; a file that holds one JSON array must be named .json" if line.lstrip()[:1] == b"[" else ""
-        raise PoolError(f"{where} is not valid JSON: {_json_problem(error)}{hint}") from error
+        raise PoolError(f"{_line(file, number)} is not valid JSON: {_json_problem(error)}{hint}") from error
     if not isinstance(record, dict):
         hint = "; a file that holds one JSON array must be named .json" if isinstance(record, list) else ""
-        raise PoolError(f"{where} must be a JSON object, found {_json_type(record)}{hint}")
+        raise PoolError(f"{_line(file, number)} must be a JSON object, found {_json_type(record)}{hint}")
     return record
+
+
+def _line(file: RecordFile, number: int) -> str:
+    return f"{file.path}: line {number}"
+
+
+def _json_value(text: str) -> Any:
+    """As `json.loads`, which takes twice as long over a short text: it looks for what may stand around the value."""
+    try:
+        value, end = _DECODER.raw_decode(text)
+    except ValueError:
+        end = -1
+    return value if end == len(text) else json.loads(text)
 
 
 def parquet_file(file: RecordFile) -> pq.ParquetFile:

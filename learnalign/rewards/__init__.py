@@ -43,9 +43,10 @@ def make_verifier(
 ) -> Verifier:
     """The judge called `verifier`, or one that calls a function named `file.py:function`.
 
-    `workers` bounds its processes, `timeout_seconds` the time of one judgment, `memory_mb` the address space of
-    one process in MiB. A response is correct by a function's reward from `threshold` on. For the last two see
-    `CodeVerifier`. Raises `RewardError` for an unknown name.
+    `workers` bounds its processes, `timeout_seconds` the time of one judgment (of the processor for `math` and `code`,
+    on the clock for a function, which may wait for something), `memory_mb` the address space of one process in MiB.
+    A response is correct by a function's reward from `threshold` on. For the last two see `CodeVerifier`. Raises
+    `RewardError` for an unknown name.
     """
     limits: _Limits = {"workers": workers, "timeout_seconds": timeout_seconds, "memory_mb": memory_mb}
     if is_function(verifier):

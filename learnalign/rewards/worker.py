@@ -1,12 +1,14 @@
 """What every worker process does: it starts under limits, reads tasks on stdin and writes replies on stdout.
 
 `python -P -m MODULE PARENT_PID MEMORY_MB ARGUMENTS...`, where MODULE calls `serve`. First of all it writes the JSON
-line `"ready"`, or `{"error": sentence}` if it cannot be of use; then for each line `[seconds, message]` one line
-`[reply]`, or `{"raised": text}` where answering raised an exception. It ends with its parent: at the end of its stdin,
-on Linux by the parent-death signal (which also comes when the thread that started it ends; `workers` then starts
-another), and everywhere by an alarm that the kernel delivers even while a computation in C holds the interpreter.
+line `"ready"`, or `{"error": sentence}` if it cannot be of use; then for each line `[seconds, cpu_seconds, message]`
+one line `[reply]`, or `{"raised": text}` where answering raised an exception. It ends with its parent: at the end of
+its stdin, on Linux by the parent-death signal (which also comes when the thread that started it ends; `workers` then
+starts another), and everywhere by an alarm that the kernel delivers even while a computation in C holds the
+interpreter.
 
-It does not judge in time: the parent watches the clock and kills it (`workers`).
+A task that takes more than its `cpu_seconds` of processor time (0: no limit) ends it by SIGPROF, from the kernel as
+well. The clock on the wall is the parent's to watch (`workers`).
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ def serve(prepare: Callable[[list[str], int], Answer]) -> None:
     """Answer tasks until stdin ends. `prepare(arguments, memory_mb)` makes the function that does."""
     parent, memory_mb = int(sys.argv[1]), int(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which ends the process without Python
     die_with(parent)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
@@ -49,10 +52,12 @@ def serve(prepare: Callable[[list[str], int], Answer]) -> None:
         return
     print(json.dumps("ready"), file=replies)
     for line in tasks:
-        seconds, message = json.loads(line)
+        seconds, cpu_seconds, message = json.loads(line)
         # The default action of SIGALRM ends the process without Python; the parent kills it long before.
         signal.setitimer(signal.ITIMER_REAL, 2 * seconds + 1)
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         line = _reply(answer, message)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         print(line, file=replies)
 

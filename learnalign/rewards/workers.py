@@ -4,7 +4,8 @@ Each worker is a plain subprocess that speaks lines over pipes (`worker`), so th
 pytest and notebooks, where forking or multiprocessing's start-up would not. Workers are started when there is
 something to do, one for every `tasks_per_worker` tasks (more once one hangs), and live until `close`.
 
-- A task that exceeds its wall-clock limit: SIGKILL, a new worker if there is more to do, `timeout`.
+- A task that exceeds its limit of wall-clock time, or of processor time: the worker is killed, a new one started if
+  there is more to do, `timeout`.
 - A worker that dies over a task: it is tried once more in a new one, since the cause may have come from
   outside (memory pressure, somebody's kill); if that dies too, the outcome is `crash`.
 - A worker that raises an exception over a task: the outcome is `error`, and it goes on.
@@ -39,10 +40,13 @@ _INCOMPLETE = object()
 
 
 class Question(NamedTuple):
-    """What a worker is asked, as JSON (what that lacks goes as text), and the wall-clock time that it may take."""
+    """What a worker is asked, as JSON (what that lacks goes as text), and the time that it may take."""
 
     message: object
     seconds: float
+    """On the clock."""
+    cpu_seconds: float = 0.0
+    """Of processor time, which a busy machine does not stretch; 0 sets no limit."""
 
 
 class Reply(NamedTuple):
@@ -78,7 +82,8 @@ class _Worker:
         self.task = number
         self.deadline = time.monotonic() + task.seconds
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps([task.seconds, task.message], default=str).encode("ascii") + b"\n")
+            line = json.dumps([task.seconds, task.cpu_seconds, task.message], default=str)
+            self.process.stdin.write(line.encode("ascii") + b"\n")
             self.process.stdin.flush()
 
     def receive(self) -> object:
@@ -224,7 +229,8 @@ class WorkerPool:
         self._workers.remove(worker)
         worker.kill()
         if worker.task is not None:
-            return [(worker.task, Reply(None, lost))]
+            spent = worker.process.returncode == -signal.SIGPROF  # its processor time
+            return [(worker.task, Reply(None, "timeout" if spent else lost))]
         self._failed_starts += 1
         if self._failed_starts >= START_ATTEMPTS:
             raise RewardError(

@@ -22,6 +22,8 @@ from learnalign.rewards.workers import Question, Reply, WorkerPool
 
 _ARITHMETIC = re.compile(r"(?:[-\d\s.,+*/()]|\\times|\\cdot|\\div)*")
 _BINARY = re.compile(r"[\d)]\s*(?:[-+*]|\\times|\\cdot|\\div)|/.*/")
+PATIENCE = 20
+"""Clock time that a judgment may take, as a multiple of its processor time: that of a machine with as much to do."""
 PAIRS_PER_WORKER = 64
 """A further worker pays off where it saves more than the second or two of its start."""
 
@@ -29,8 +31,8 @@ PAIRS_PER_WORKER = 64
 class MathVerifier(Verifier):
     """Verifier numbers and LaTeX. Not for use from several threads at once.
 
-    `workers` processes at most, each with `memory_mb` MiB of address space; a judgment that takes longer than
-    `timeout_seconds` of wall-clock time is `timeout`.
+    `workers` processes at most, each with `memory_mb` MiB of address space; a judgment that takes more than
+    `timeout_seconds` of processor time, or `PATIENCE` times that on the clock, is `timeout`.
     """
 
     def __init__(self, *, workers: int, timeout_seconds: float, memory_mb: int) -> None:
@@ -60,7 +62,8 @@ class MathVerifier(Verifier):
                 open_rows.append(index)
                 questions.append((look.gold, look.candidate))
         distinct = list(dict.fromkeys(questions))
-        outcomes = self._pool.run([Question(question, self._timeout_seconds) for question in distinct])
+        patience = PATIENCE * self._timeout_seconds
+        outcomes = self._pool.run([Question(question, patience, self._timeout_seconds) for question in distinct])
         known = dict(zip(distinct, map(_verdict, outcomes), strict=True))
         for row, question in zip(open_rows, questions, strict=True):
             verdicts[row] = known[question]

@@ -45,13 +45,13 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
     With a target set, its mean direction takes the place of mean_j z_j (see `learnalign.scoring.target`).
     """
     pool = pq.read_table(run.path / "pool.parquet", columns=["row", "prompt_id", "problem", "source"])
-    row_of = {prompt_id: row for row, prompt_id in enumerate(pool["prompt_id"].to_pylist())}
-    sampled, correct, length, moments = _groups(run, pool["prompt_id"])
+    row_of = dict(zip(pool["prompt_id"].to_pylist(), range(pool.num_rows), strict=True))
+    sampled, correct, length, moments = _groups(run, row_of)
     success = np.divide(correct, sampled, out=np.full(len(sampled), np.nan), where=sampled > 0)
     graded = run.config.reward.graded
     learnability = _spread(sampled, moments) if graded else _learnability(sampled, correct, success)
     reader = _complete(run.path)
-    rows = np.array([row_of[prompt_id] for prompt_id in reader.prompt_ids], dtype=np.int64)
+    rows = np.fromiter(map(row_of.__getitem__, reader.prompt_ids), np.int64, reader.rows)
     usable = np.isfinite(reader.norm) & (reader.norm > 0)
     values = np.where(usable, learnability[rows], 0.0)
     if run.config.select.target:
@@ -107,26 +107,25 @@ def _complete(directory: Path) -> SketchReader:
     return reader
 
 
-def _groups(run: RunDir, prompt_ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, np.ndarray, RewardMoments]:
+def _groups(run: RunDir, row_of: dict[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, RewardMoments]:
     """Of every prompt: responses, correct ones, their mean length in tokens, NaN where there are none, and rewards.
 
     Rewards are read where they are graded.
     """
-    moments = RewardMoments(len(prompt_ids))
+    size = len(row_of)
+    moments = RewardMoments(size)
     read = ["correct", *(["reward"] if run.config.reward.graded else [])]
-    ids, size = prompt_ids.combine_chunks(), len(prompt_ids)
     sampled, correct, tokens = np.zeros(size, np.int64), np.zeros(size, np.int64), np.zeros(size)
     parts = sorted((run.path / "rollouts").glob("part-*.parquet"))
     for some in (parts[start : start + PARTS] for start in range(0, len(parts), PARTS)):
         rollouts = _read(some, ["prompt_id", "length"])
         rewards = _read([run.path / "rewards" / part.name for part in some], read)
-        at = pc.index_in(rollouts["prompt_id"], value_set=ids)
-        if at.null_count or len(rewards) != len(rollouts):
+        row = _rows(rollouts["prompt_id"], row_of)
+        if row is None or len(rewards) != len(rollouts):
             raise RunError(
                 f"the responses of {run.path / 'rollouts'} are not those of the pool and of {run.path / 'rewards'}: "
                 "delete both folders and run the same command again"
             )
-        row = at.to_numpy()
         sampled += np.bincount(row, minlength=size)
         correct += np.bincount(row[rewards["correct"].to_numpy()], minlength=size)
         if "reward" in read:
@@ -134,6 +133,13 @@ def _groups(run: RunDir, prompt_ids: pa.ChunkedArray) -> tuple[np.ndarray, np.nd
         tokens += np.bincount(row, rollouts["length"].to_numpy(), minlength=size)
     length = np.divide(tokens, sampled, out=np.full(size, np.nan), where=sampled > 0)
     return sampled, correct, length, moments
+
+
+def _rows(prompt_ids: pa.ChunkedArray, row_of: dict[str, int]) -> np.ndarray | None:
+    """The row of every prompt's id, looked up once for those that stand together; None where one has none."""
+    runs = pc.run_end_encode(prompt_ids.combine_chunks())
+    rows = list(map(row_of.get, runs.values.to_pylist()))
+    return None if None in rows else np.repeat(np.array(rows, np.int64), np.diff(runs.run_ends, prepend=0))
 
 
 def _read(paths: list[Path], columns: list[str]) -> pa.Table:
