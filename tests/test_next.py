@@ -119,7 +119,8 @@ def test_calls_go_over_the_whole_pool_by_verdicts_alone(config: Config, log: Pat
 
 def test_logged_responses_give_gradients_and_weights(config: Config, twice: Path) -> None:
     found = after(twice).known
-    assert np.flatnonzero(found.measured).tolist() == np.flatnonzero(found.agreement_sum).tolist() == list(range(LOGGED))
+    assert np.flatnonzero(found.measured).tolist() == list(range(LOGGED))
+    assert np.flatnonzero(found.agreement_sum).tolist() == list(range(LOGGED))
     table = pq.read_table(twice / "online/0002/selection.parquet")
     assert set(table["learnalign_weight"].to_pylist()) <= set(found.schedule.weight.tolist())
 
