@@ -26,7 +26,7 @@ from learnalign.online.live import LivePolicy
 from learnalign.online.observing import MOST_SILENT
 from learnalign.online.pairs import Pairs
 from learnalign.online.sampler import PicksSampler
-from learnalign.online.trl import attach
+from learnalign.online.trl import _Prompts, attach
 
 pytestmark = pytest.mark.train
 
@@ -291,6 +291,15 @@ def test_a_reward_that_says_nothing_is_noticed(tmp_path: Path) -> None:
         grpo.reward_funcs[0](**batch)
     with pytest.raises(PolicyError, match=r"'right' gave no number for 8 batches in a row"):
         grpo.reward_funcs[0](**batch)
+
+
+def test_a_pools_prompts_are_encoded_as_the_trainer_does(tmp_path: Path) -> None:
+    grpo = trainer(tmp_path, dataset(28))
+    chat = [grpo._tokenize_prompts([grpo.train_dataset[k]["prompt"]])[0][0] for k in (5, 3)]
+    assert list(_Prompts(grpo, [5, 3])) == chat
+    plain = grpo.train_dataset.remove_columns("prompt").add_column("prompt", ["1+1"] * 28)
+    grpo.train_dataset = plain
+    assert _Prompts(grpo, [5])[0] == grpo._tokenize_prompts(["1+1"])[0][0]
 
 
 def test_integer_ids_are_ids(tmp_path: Path) -> None:
