@@ -1,8 +1,8 @@
 """Does training on a selection do as well as training on everything, on real problems? For a GPU.
 
 SmolLM2-135M-Instruct is first fine-tuned on the solutions of half of GSM8K's training problems, so that its success
-rates spread; then GRPO runs on the other half (3,736 problems): on all of it, on a random tenth, or on a tenth that a
-`OnlineSelector` picks again after every pass. Accuracy: GSM8K's test problems, 4 samples each at temperature 1. A file
+rates spread; then GRPO runs on the other half (3,736 problems): on all of it, on a random tenth, or in the order of an
+`OnlineSelector` that also measures gradients. Accuracy: GSM8K's test problems, 4 samples each at temperature 1. A file
 for each run in the folder, so that runs can be made one at a time (each is meant to take less than 10 minutes on an
 H100; on a CPU only `--quick` is of use: 16 problems and 4 steps that show that it runs).
 
@@ -222,7 +222,7 @@ class Chooser:
     def __init__(self, arm: str, seed: int, world: World, size: Size) -> None:
         self.arm, self.world, self.size = arm, world, size
         self.rng = np.random.default_rng(seed)
-        self.selector = OnlineSelector([str(k) for k in range(size.pool)], size.picks, seed=seed)
+        self.selector = OnlineSelector([str(k) for k in range(size.pool)], seed=seed)
         self.pairs, self.every = Pairs(), max(size.picks // size.batch, 1)
         self.sketched = 0
         self._left: list[int] = []
@@ -231,12 +231,13 @@ class Chooser:
             self._picks = self.rng.permutation(size.pool)[: size.picks].tolist()
 
     def batch(self, step: int) -> list[int]:
-        """Problems of a step: passes over the picks in random order."""
-        if self.arm == "online" and step % self.every == 0:
-            live = LivePolicy(self.world.policy.model, self.world.prompts, self.pairs)
-            self._picks, self._left = [int(k) for k in self.selector.update(live)], []
-            self.pairs.clear()
-            self.sketched += 2 * self.selector.state.facts.gradients
+        """Problems of a step: the selector's next, or passes over the picks in random order."""
+        if self.arm == "online":
+            if step % self.every == 0:
+                live = LivePolicy(self.world.policy.model, self.world.prompts, self.pairs)
+                self.sketched += 2 * self.selector.measure(live)
+                self.pairs.clear()
+            return [int(k) for k in self.selector.next(self.size.batch)]
         while len(self._left) < self.size.batch:
             self._left += self.rng.permutation(self._picks).tolist()
         batch, self._left = self._left[: self.size.batch], self._left[self.size.batch :]

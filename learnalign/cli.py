@@ -309,8 +309,11 @@ def next_(
     policy: Annotated[str | None, typer.Option("--policy", "--model", help="Checkpoint that training is at.")] = None,
     observed: Annotated[
         list[Path] | None,
-        typer.Option("--observed", help="Rollouts of the training since the last update: verl's rollout_data_dir, ..."),
+        typer.Option("--observed", help="Rollouts of the training since the last call: verl's rollout_data_dir, ..."),
     ] = None,
+    gradients: Annotated[
+        bool, typer.Option("--gradients", help="Also compare gradients of what was observed, under --policy.")
+    ] = False,
     pool: Pool = None,
     problem_column: ProblemColumn = None,
     answer_column: AnswerColumn = None,
@@ -342,15 +345,15 @@ def next_(
         )
         asked = _config(run, config, named, settings or [])
         columns = {"reward_column": reward_column, "correct_column": correct_column}
-        result = next_prompts(run, asked, observed or [], Progress(quiet or as_json), **columns)
+        result = next_prompts(run, asked, observed or [], Progress(quiet or as_json), gradients=gradients, **columns)
         if as_json:
             files = {"jsonl": str(result.files.jsonl), "parquet": str(result.files.parquet)}
-            print(json.dumps({"update": result.update, **files, **result.facts}))
+            print(json.dumps({"number": result.number, **files, **result.facts}))
             return
         facts = result.facts
         print(
-            f"update {result.update}: {facts['gradients']:,} gradients; of the picks {facts['agreeing']:,} agree with "
-            f"them and {facts['unseen']:,} are new to the training"
+            f"call {result.number}: {facts['responses']:,} responses observed, {facts['gradients']:,} gradients "
+            f"compared; of the picks {facts['unseen']:,} are new to the training"
         )
         print(f"next to train on: {result.files.parquet} (and .jsonl)")
 

@@ -247,14 +247,16 @@ class SelectConfig(Section):
 
 @dataclass(frozen=True)
 class OnlineConfig(Section):
-    """How an online selection picks again (see `learnalign.online`)."""
+    """How often an online selection comes back to a prompt (see `learnalign.online`)."""
 
-    visits: int = bounded(3, at_least=1)
-    """How often training meets a prompt whose gradient agrees with the others' before unknown ones go first."""
+    floor: float = bounded(0.25, above=0, at_most=1)
+    """Visits a pass of a prompt that seems to teach nothing: at 0.25 it comes back every fourth pass."""
+    cap: float = bounded(1.0, at_least=1)
+    """The most visits a pass."""
     decay: float = bounded(0.5, at_least=0, at_most=1)
     """What a verdict still counts once training has come back to its prompt."""
     memory: float = bounded(0.8, at_least=0, at_most=1)
-    """What verdicts and gradients still count an update later."""
+    """What a gradient still counts a measurement later."""
 
 
 @dataclass(frozen=True)

@@ -1,43 +1,58 @@
-"""Online selection: what an update learns from training, picks and keeps; a kill costs no more than that update."""
+"""Online selection: whose turn it is, what is learned from verdicts and gradients, and that a kill loses nothing."""
 
 from __future__ import annotations
 
+import io
+import json
+import pickle
 import shutil
-from dataclasses import replace
+import signal
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from bench.online import Plain
+from bench.online import compare as compare_with_plain
 from learnalign.errors import ArrayError, ConfigError, RunError
 from learnalign.online import OnlineConfig, OnlineSelector
 from learnalign.online.agreement import Shared, compare
 from learnalign.online.folder import Folder
-from learnalign.online.history import History
+from learnalign.online.history import Doubles, History
 from learnalign.online.pairs import Pairs
-from learnalign.online.state import first_state
+from learnalign.online.schedule import Schedule, uniform
+from learnalign.online.weights import Evidence, weights
+from learnalign.scoring.learnability import expected_both
 
-N, D, PICKED, GROUP = 400, 64, 20, 8
+N, D, BATCH, GROUP = 400, 64, 16, 8
 IDS = [f"p{k}" for k in range(N)]
+ROOT = Path(__file__).parents[1]
 
 
 class World:
-    """Prompts with known success rates and gradients; training on them follows from (seed, update) alone."""
+    """Prompts with known success rates and gradients; training on them follows from (seed, step) alone."""
 
-    def __init__(self, p: np.ndarray, gradients: np.ndarray) -> None:
+    def __init__(self, p: Doubles, gradients: Doubles) -> None:
         self.p, self.gradients = p, gradients
         self.mixed: set[int] = set()
         self.asked: list[int] = []
 
-    def train(self, selector: OnlineSelector) -> None:
-        """A pass over the picks, a step a prompt."""
-        self.mixed.clear()
-        rng = np.random.default_rng(selector.updates)
-        for prompt_id in selector.picks:
-            rewards = rng.random(GROUP) < self.p[IDS.index(prompt_id)]
-            selector.observe([prompt_id] * GROUP, rewards.astype(float).tolist())
-            if 0 < rewards.sum() < GROUP:
-                self.mixed.add(IDS.index(prompt_id))
+    def train(self, selector: OnlineSelector, step: int, measuring: bool = False) -> list[str]:
+        """A step of training on the next batch."""
+        rng, picks = np.random.default_rng(step), selector.next(BATCH)
+        prompts = [selector.ids.index(prompt_id) for prompt_id in picks]
+        rewards = rng.random((BATCH, GROUP)) < self.p[prompts, None]
+        selector.observe([i for i in picks for _ in range(GROUP)], rewards.astype(float).ravel().tolist(), step)
+        self.mixed |= {k for k, group in zip(prompts, rewards, strict=True) if 0 < group.sum() < GROUP}
+        if measuring:
+            selector.measure(self)
+            self.mixed.clear()
+        return picks
 
     def sketch(self, prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self.asked = prompts.tolist()
@@ -58,64 +73,140 @@ def made(agreeing: float = 0.7) -> World:
     return World(p, rng.standard_normal((N, D)) + 0.8 * sign[:, None])
 
 
-def test_the_first_picks_are_random_and_later_ones_follow_from_training() -> None:
+def learned(world: World, steps: int, *, measuring: bool = False, **options: Any) -> OnlineSelector:
+    selector = OnlineSelector(IDS, **options)
+    for step in range(steps):
+        world.train(selector, step, measuring)
+    return selector
+
+
+def test_without_verdicts_every_pass_goes_over_the_whole_pool_in_an_order_of_its_own() -> None:
+    selector = OnlineSelector(IDS)
+    passes = [[i for _ in range(N // 20) for i in selector.next(20)] for _ in range(4)]
+    assert sorted(passes[0]) == sorted(IDS)
+    assert passes[0] != IDS
+    assert passes[0] != OnlineSelector(IDS, seed=1).next(N), "the seed decides"
+    visits = Counter(prompt_id for one in passes for prompt_id in one)
+    assert set(visits.values()) == {3, 4, 5}, "later turns stay a pass apart, up to jitter"
+    assert sum(visits[i] == 4 for i in IDS) > 0.7 * N
+    batches = [[set(one[k : k + 20]) for k in range(0, N, 20)] for one in passes]
+    together = [max(len(a & b) for a in batches[0] for b in later) for later in batches[1:]]
+    assert max(together) < 12, "batches are composed anew"
+
+
+def test_a_call_never_repeats_a_prompt() -> None:
+    selector = OnlineSelector(IDS[:10], settings=OnlineConfig(cap=4))
+    for n in (10, 7, 10, 3, 9, 10):
+        picks = selector.next(n)
+        assert len(set(picks)) == n
+        selector.observe(picks[:1] * 8, [1.0, 0.0] * 4)
+
+
+@pytest.mark.parametrize(("weight", "visits"), [(0.25, 4), (0.5, 8), (1.0, 16), (2.0, 32)])
+def test_a_weight_is_visits_a_pass(weight: float, visits: int) -> None:
+    schedule = Schedule(1000, 0)
+    special = np.arange(20)
+    schedule.reweigh(special, np.full(20, weight))
+    found = np.zeros(1000)
+    while schedule.now < 16:
+        np.add.at(found, schedule.first(8), 1)
+        schedule.take(schedule.first(8))
+    assert abs(found[special].mean() - visits) <= 1
+    assert abs(found[20:].mean() - 16) <= 1
+
+
+def test_picks_are_those_of_the_rule_as_it_is_written_down() -> None:
+    """Weights rise and fall and return to what they were; prompts are observed that were never taken."""
+    rng = np.random.default_rng(1)
+    for size in (1, 2, 37, 300):
+        schedule, plain = Schedule(size, 3), Plain(size, OnlineConfig(), seed=3)
+        for _ in range(200):
+            n = int(rng.integers(1, size + 1))
+            first = schedule.first(n)
+            schedule.take(first)
+            assert first.tolist() == plain.next(n)
+            some = rng.permutation(size)[: rng.integers(1, size + 1)]
+            plain.weight[some] = rng.choice([0.25, 0.5, 1.0, 2.0], len(some))
+            schedule.reweigh(some, plain.weight[some])
+            schedule.first(int(rng.integers(1, size + 1)))  # looking changes nothing
+        assert len(schedule._heap) < 12 * size
+    compare_with_plain(2000, 30)
+
+
+def test_jitter_is_numbered_and_uniform() -> None:
+    whole = uniform(5, 1, 0, 1000)
+    parts = [uniform(5, 1, first, size) for first, size in ((0, 1), (1, 2), (3, 7), (10, 990))]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    assert 0 <= whole.min() < 0.01
+    assert 0.99 < whole.max() < 1
+    assert abs(whole.mean() - 0.5) < 4 / np.sqrt(12_000)
+    assert not np.isin(whole, uniform(5, 0, 0, 1000)).any()
+
+
+def test_the_chance_of_both_verdicts_is_the_beta_binomials() -> None:
+    rng = np.random.default_rng(2)
+    p = rng.beta(0.3 + 2, 0.7 + 5, 400_000)
+    sampled = 1 - p**8 - (1 - p) ** 8
+    assert abs(expected_both([7.0], [2.0], 0.3, 8)[0] - sampled.mean()) < 4 * sampled.std() / np.sqrt(len(p))
+
+
+def test_training_comes_back_later_to_what_is_settled_or_hopeless_and_goes_over_all_else() -> None:
     world = made()
-    first = [OnlineSelector(IDS, PICKED, seed=seed).update(world) for seed in range(2)]
-    assert not world.asked, "before training there is nothing to compare"
-    assert first[0] != first[1]
-    assert all(len(set(picks)) == PICKED for picks in first)
-    selector = OnlineSelector(IDS, PICKED)
-    selector.update(world)
-    trained = [IDS.index(i) for i in selector.picks]
-    world.train(selector)
-    picks = [IDS.index(i) for i in selector.update(world)]
-    assert world.asked == sorted(trained), "what training has met for the first time"
-    known = np.flatnonzero(~np.isnan(selector.state.agreement))
-    assert known.tolist() == sorted(world.mixed), "of which it has a pair"
-    good = known[selector.state.agreement[known] > 0]
-    assert set(good) <= set(picks), "what agrees comes again"
-    assert not np.isin(known[selector.state.agreement[known] < 0], picks).any(), "what disagrees does not"
-    others = np.setdiff1d(picks, good)
-    assert not np.isin(others, trained).any(), "what is left of the picks is new"
-    facts = selector.state.facts
-    assert (facts.gradients, facts.agreeing, facts.unseen) == (len(known), len(good), PICKED - len(good))
+    selector = learned(world, 10 * N // BATCH)
+    visits = selector.known.history.visits
+    hopeless = world.p == 0
+    assert visits.min() >= 2, "all of the pool is looked at again and again"
+    assert 0.2 < visits[hopeless].mean() / visits[~hopeless].mean() < 0.5
+    weight = selector.known.schedule.weight
+    assert (weight[hopeless] < 0.5).all()
+    assert (weight <= 1).all()
+    assert (weight >= selector.settings.floor).all()
 
 
-def test_training_comes_back_to_what_agrees_but_not_for_ever() -> None:
-    world, selector = made(), OnlineSelector(IDS, PICKED, settings=OnlineConfig(visits=3))
-    common = np.sign(world.gradients.mean(axis=1))
-    for _ in range(8):
-        selector.update(world)
-        world.train(selector)
-    visits = selector.state.history.visits
-    assert visits.max() == 3
-    assert visits.sum() == 8 * PICKED
-    learnable = world.p > 0
-    again = visits[learnable & (common > 0)].mean() / visits[learnable & (common < 0)].mean()
-    assert again > 1.5
-    assert (visits[~learnable] <= 1).all()
+def test_a_prompt_that_becomes_learnable_comes_as_often_as_before() -> None:
+    selector = OnlineSelector(IDS)
+    for verdicts in ([0.0] * 8, [0.0] * 8, [1.0, 0.0] * 4, [1.0, 0.0] * 4):
+        selector.observe(["p7"] * 8, verdicts)
+        if verdicts[0] == 0:
+            assert selector.known.schedule.weight[7] < 0.5
+    assert selector.known.schedule.weight[7] == 1
 
 
-def test_a_settled_prompt_does_not_come_again() -> None:
-    world, selector = made(agreeing=1.0), OnlineSelector(IDS, PICKED)
-    selector.update(world)
-    world.train(selector)
-    settled = sorted(world.mixed)[0]
-    for _ in range(4):
-        selector.observe([IDS[settled]] * GROUP, [1.0] * GROUP)
-    selector.settings = replace(selector.settings, visits=9)
-    assert IDS[settled] not in selector.update(world)
-    assert selector.state.agreement[settled] > 0
+def test_disagreement_floors_and_what_was_never_measured_has_no_influence() -> None:
+    one, nothing = np.ones(3), np.zeros(3)
+    known = Evidence(4 * one, 8 * one, np.ones(3, int), np.array([np.nan, 0.2, -0.2]), np.array([0, 1, 1]), 0.5)
+    assert weights(known, OnlineConfig()).tolist() == [1, 1, 0.25]
+    unknown = known._replace(correct=nothing, responses=nothing, agreement=np.full(3, np.nan))
+    assert weights(unknown, OnlineConfig()).tolist() == [1, 1, 1]
+    solved = known._replace(correct=8 * one, agreement=np.full(3, np.nan))
+    assert (weights(solved, OnlineConfig(floor=0.01)) < 0.6).all()
 
 
-def test_what_training_has_met_comes_before_what_disagrees_where_nothing_is_new() -> None:
-    world, selector = made(), OnlineSelector(IDS[:40], 40)
-    selector.update(world)
-    world.train(selector)
-    picks = [IDS.index(i) for i in selector.update(world)]
-    disagree = selector.state.agreement[picks] < 0
-    assert 0 < disagree.sum() < 20
-    assert disagree[-int(disagree.sum()) :].all()
+def test_measuring_asks_for_what_training_met_since_and_may_measure_again() -> None:
+    world, selector = made(), OnlineSelector(IDS)
+    assert selector.measure(world) == 0
+    trained = [IDS.index(i) for i in world.train(selector, 0)]
+    assert not world.asked
+    assert selector.measure(world) == len(world.mixed)
+    assert world.asked == sorted(trained)
+    agreement = selector.known.agreement(np.arange(N))
+    assert np.flatnonzero(~np.isnan(agreement)).tolist() == sorted(world.mixed)
+    assert (selector.known.schedule.weight[agreement < 0] == selector.settings.floor).all()
+    assert selector.measure(world) == 0, "nothing was met since"
+    again = sorted(world.mixed)[0]
+    selector.observe([IDS[again]] * 2, [1.0, 0.0])
+    assert selector.measure(world) == 1
+    assert world.asked == [again]
+    assert selector.known.measured[again] == 2
+    assert selector.known.agreement_sum[again] / 2 == selector.known.agreement(np.array([again]))[0] != agreement[again]
+
+
+def test_training_avoids_what_disagrees() -> None:
+    world = made()
+    selector = learned(world, 10 * N // BATCH, measuring=True)
+    common, learnable = np.sign(world.gradients.mean(axis=1)), world.p > 0
+    visits = selector.known.history.visits
+    assert visits[learnable & (common > 0)].mean() / visits[learnable & (common < 0)].mean() > 1.5
 
 
 def test_agreement_is_the_definition_without_the_diagonal() -> None:
@@ -147,52 +238,37 @@ def test_a_gradient_that_cannot_be_compared_takes_no_part() -> None:
     assert np.isnan(found[[1, 4]]).all()
     with pytest.raises(ArrayError, match=r"must have shape \[5, d\], found \[4, 64\]"):
         compare(Shared(np.zeros(0)), phi[:4], value)
-    with pytest.raises(ArrayError, match="the updates before had sketches of d = 8, this one 64"):
+    with pytest.raises(ArrayError, match="the measurements before had sketches of d = 8, this one 64"):
         compare(Shared(np.zeros(8)), phi, value)
 
 
-def test_an_update_ages_verdicts_and_gradients_alike() -> None:
-    world, selector = made(), OnlineSelector(IDS, PICKED, settings=OnlineConfig(memory=0.5))
-    selector.update(world)
-    world.train(selector)
-    selector.update(world)
-    before, world.mixed = selector.state, set()
-    selector.update(world)
-    np.testing.assert_allclose(selector.state.history.responses, before.history.responses / 2)
-    np.testing.assert_allclose(selector.state.shared.total, before.shared.total / 2)
-    assert selector.state.shared.gradients == before.shared.gradients / 2 > 0
+def test_a_measurement_ages_gradients_before() -> None:
+    world = made()
+    selector = learned(world, 1, measuring=True, settings=OnlineConfig(memory=0.5))
+    before = selector.known.shared
+    selector.observe(["p1", "p1"], [1.0, 0.0])
+    world.mixed = set()
+    assert selector.measure(world) == 0
+    np.testing.assert_allclose(selector.known.shared.total, before.total / 2)
+    assert selector.known.shared.gradients == before.gradients / 2 > 0
 
 
-def test_picks_are_drawn_in_proportion_to_the_score() -> None:
-    agreement = np.array([np.nan, 1.0, 2.0, np.nan, 5.0, -1.0])
-    first = np.zeros(6)
-    for seed in range(4000):
-        selector = OnlineSelector(IDS[:6], 2, seed=seed)
-        found = selector._draw(History(6), agreement, agreement > 0)
-        first[found[0]] += 1
-    np.testing.assert_allclose(first / 4000, np.array([0, 1, 2, 0, 5, 0]) / 8, atol=0.03)  # four standard errors
-
-
-def test_old_evidence_counts_less_and_drifts_to_the_pools_mean() -> None:
-    history = History(3)
-    for _ in range(2):
-        history.follow(np.repeat([0, 1], 4), [0, 0, 0, 0, 1, 1, 0, 1], decay=1.0)
-    assert history.responses.tolist() == [8, 8, 0]
-    assert history.visits.tolist() == [2, 2, 0]
-    assert history.success_rate()[0] < history.success_rate()[2] < history.success_rate()[1]
-    assert history.prior_expected_learnability() == history.expected_learnability()[2]
-    old = history.aged(0.5).aged(0.5)
-    assert old.correct.tolist() == [0, 1.5, 0]
-    assert old.expected_learnability()[0] > history.expected_learnability()[0]
-
-
-def test_what_training_saw_last_of_a_prompt_counts_most() -> None:
-    history, other = History(2), History(2)
+def test_old_evidence_counts_less_and_the_pools_mean_is_kept() -> None:
+    history, rng = History(30), np.random.default_rng(5)
+    for step in range(50):
+        prompts = rng.permutation(30)[:10]
+        history.follow(prompts, rng.integers(0, 9, 10).astype(float), np.full(10, 8.0), decay=0.5)
+        assert history.visits.sum() == 10 * (step + 1)
+    assert history.all_correct == pytest.approx(history.correct.sum())
+    assert history.all_responses == pytest.approx(history.responses.sum())
+    assert history.mean == pytest.approx((history.correct.sum() + 0.5) / (history.responses.sum() + 1))
+    one = np.array([0])
+    settled = History(2)
     for step in range(6):  # a prompt that was a coin and is settled: verdicts of both kinds, then of one
-        for one, decay in ((history, 0.5), (other, 1.0)):
-            one.follow(np.zeros(8, np.int64), np.arange(8) < (4 if step < 3 else 8), decay)
-    assert history.responses.tolist() == [8 * (2 - 2.0**-5), 0]
-    assert history.expected_learnability()[0] < 0.5 * other.expected_learnability()[0]
+        settled.follow(one, np.array([4.0 if step < 3 else 8.0]), np.array([8.0]), 0.5)
+    assert settled.responses.tolist() == [8 * (2 - 2.0**-5), 0]
+    assert settled.success_rate(one)[0] > 0.9
+    assert settled.expected_learnability(one)[0] < 0.1
 
 
 def test_of_a_group_the_first_of_each_kind_is_a_pair_and_the_last_group_counts() -> None:
@@ -212,81 +288,182 @@ def test_of_a_group_the_first_of_each_kind_is_a_pair_and_the_last_group_counts()
     assert not pairs.of([4])
 
 
-def test_a_kill_in_an_update_changes_nothing(tmp_path: Path) -> None:
-    straight, world = OnlineSelector(IDS, PICKED), made()
-    for _ in range(4):
-        straight.update(world)
-        world.train(straight)
-    killed, world = OnlineSelector(IDS, PICKED, directory=tmp_path), made()
-    for update in range(4):
-        if update:
+def assert_same(one: OnlineSelector, two: OnlineSelector) -> None:
+    assert one.state_dict() == two.state_dict()
+    assert [one.next(n) for n in (1, 30, 7)] == [two.next(n) for n in (1, 30, 7)]
+
+
+@pytest.mark.parametrize("least", [0, 10_000])
+def test_a_selector_begun_anew_at_every_call_picks_as_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: int
+) -> None:
+    """From a log that is folded into a state now and then, or that grows; with measurements that are killed."""
+    monkeypatch.setattr("learnalign.online.selector.LEAST_LOG", least)
+    straight, world = OnlineSelector(IDS, seed=5), made()
+    for step in range(80):
+        world.train(straight, step, measuring=step % 10 == 9)
+    world = made()
+    for step in range(80):
+        selector = OnlineSelector(IDS, seed=5, directory=tmp_path)
+        world.train(selector, step)
+        if step % 10 == 9:
             with pytest.raises(KeyboardInterrupt):
-                killed.update(Killed(world.p, world.gradients))
-            assert killed.updates == update
-        again = OnlineSelector(IDS, PICKED, directory=tmp_path)
-        again.update(world)
-        world.train(again)
-        killed = OnlineSelector(IDS, PICKED, directory=tmp_path)
-    assert killed.picks == straight.picks
-    for name in ("correct", "responses", "visits"):
-        np.testing.assert_array_equal(getattr(killed.state.history, name), getattr(straight.state.history, name))
-    np.testing.assert_array_equal(killed.state.agreement, straight.state.agreement)
-    np.testing.assert_array_equal(killed.state.shared.total, straight.state.shared.total)
-    assert killed.state.shared.gradients == straight.state.shared.gradients > 0
-    assert killed.state.facts == straight.state.facts
+                OnlineSelector(IDS, directory=tmp_path).measure(Killed(world.p, world.gradients))
+            OnlineSelector(IDS, directory=tmp_path).measure(world)
+            world.mixed.clear()
     assert len(list(tmp_path.iterdir())) == 1, "only the last state is kept"
+    assert_same(OnlineSelector(IDS, directory=tmp_path), straight)
 
 
-def test_a_torn_line_of_observations_is_left_out(tmp_path: Path) -> None:
-    selector = OnlineSelector(IDS, PICKED, directory=tmp_path)
-    selector.update(made())
+PROGRAM = """
+import sys
+from tests.test_online import IDS, made
+from learnalign.online import OnlineSelector
+
+world, selector = made(), OnlineSelector(IDS, directory=sys.argv[1])
+for step in range(1000):
+    print(step, *world.train(selector, step), flush=True)
+"""
+
+
+def test_a_training_killed_at_any_instant_goes_on_with_the_same_picks(tmp_path: Path) -> None:
+    """Killed by SIGKILL after some steps, somewhere in the next one: the log holds every step that was told, and
+    going on from it picks what an uninterrupted selector picks.
+    """
+    straight, world = OnlineSelector(IDS), made()
+    steps = [world.train(straight, step) for step in range(60)]
+    for told in (1, 3, 20):
+        directory = tmp_path / str(told)
+        child = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(directory)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[1],
+        )
+        assert child.stdout is not None
+        lines = [child.stdout.readline().split() for _ in range(told)]
+        child.send_signal(signal.SIGKILL)
+        lines += [line.split() for line in child.stdout.read().splitlines()]
+        child.wait()
+        assert [line[1:] for line in lines] == steps[: len(lines)]
+        after = OnlineSelector(IDS, directory=directory)
+        took, saw = after.known.schedule.taken // BATCH, after.known.counted + 1
+        assert took - 1 <= saw <= took
+        assert len(lines) <= saw, "no step that was told is lost"
+        if took == saw:
+            assert after.next(BATCH) == steps[took]
+
+
+def test_a_torn_line_of_the_log_is_left_out(tmp_path: Path) -> None:
+    selector = OnlineSelector(IDS, directory=tmp_path)
+    selector.next(5)
     selector.observe(["p1", "p2"], [1.0, 0.0])
-    before = selector.state.history.responses.copy()
-    log = tmp_path / "update-0001" / "observed.jsonl"
+    log = tmp_path / "state-0000001" / "log.jsonl"
+    whole = log.read_bytes()
     with log.open("a") as file:
         file.write('{"prompts": [1')
-    again = OnlineSelector(IDS, PICKED, directory=tmp_path)
-    np.testing.assert_array_equal(again.state.history.responses, before)
+    again = OnlineSelector(IDS, directory=tmp_path)
+    assert again.state_dict() == selector.state_dict()
     again.observe(["p1"], [1.0])
-    third = OnlineSelector(IDS, PICKED, directory=tmp_path).state.history
-    np.testing.assert_array_equal(third.responses, again.state.history.responses)
-    assert third.responses[1] == before[1] / 2 + 1
-    assert third.visits[:3].tolist() == [0, 2, 1]
+    assert log.read_bytes().startswith(whole)
+    history = OnlineSelector(IDS, directory=tmp_path).known.history
+    assert history.responses[:3].tolist() == [0, 1.5, 1]
+    assert history.visits[:3].tolist() == [0, 2, 1]
 
 
-def test_the_last_update_is_the_one_of_the_highest_number(tmp_path: Path) -> None:
-    """Update 10,000 sorts before update 9,999 as text. A kill between two updates may leave both."""
-    folder, other = Folder(tmp_path, IDS), Folder(tmp_path / "other", IDS)
-    folder.write(first_state(N)._replace(updates=9_999))
-    other.write(first_state(N)._replace(updates=10_000))
-    shutil.move(tmp_path / "other" / "update-10000", tmp_path)
-    shutil.copytree(tmp_path / "update-10000", tmp_path / "update-10001.partial")
-    found = folder.read(0.5)
-    assert found is not None
-    assert found.updates == 10_000
+def test_the_last_state_is_the_one_of_the_highest_number(tmp_path: Path) -> None:
+    """State 10,000,000 sorts before state 9,999,999 as text. A kill between two may leave both."""
+    folder = Folder(tmp_path)
+    folder._number = 9_999_998
+    folder.write({"taken": 1})
+    shutil.copytree(tmp_path / "state-9999999", tmp_path / "kept")
+    folder.write({"taken": 2})
+    (tmp_path / "kept").rename(tmp_path / "state-9999999")
+    shutil.copytree(tmp_path / "state-10000000", tmp_path / "state-10000001.partial")
+    assert Folder(tmp_path).read() == ({"taken": 2}, [])
+
+
+def test_a_state_goes_through_pickle_and_torch_and_back(tmp_path: Path) -> None:
+    world = made()
+    selector = learned(world, 30, measuring=True)
+    file = io.BytesIO()
+    torch.save(selector.state_dict(), file)
+    file.seek(0)
+    for state in (torch.load(file), pickle.loads(pickle.dumps(selector.state_dict()))):
+        other = OnlineSelector(IDS, seed=9, directory=tmp_path)
+        other.next(3)
+        other.load_state_dict(state)
+        assert other.state_dict() == selector.state_dict()
+        assert_same(OnlineSelector(IDS, directory=tmp_path), OnlineSelector(IDS, directory=tmp_path))
+    state = selector.state_dict()
+    with pytest.raises(RunError, match="is of another pool"):
+        OnlineSelector(IDS[1:]).load_state_dict(state)
+    with pytest.raises(RunError, match=r"cannot be read \(KeyError\('jitter'\)\)"):
+        OnlineSelector(IDS).load_state_dict({name: value for name, value in state.items() if name != "jitter"})
+    with pytest.raises(RunError, match="weight must have 400 numbers, found"):
+        OnlineSelector(IDS).load_state_dict({**state, "weight": state["shared"]})
+
+
+def test_what_was_saved_is_restored_without_what_came_after(tmp_path: Path) -> None:
+    world = made()
+    selector = learned(world, 10, directory=tmp_path / "own")
+    selector.save(tmp_path / "saved")
+    then = selector.state_dict()
+    world.train(selector, 10)
+    assert selector.state_dict() != then
+    selector.restore(tmp_path / "saved")
+    assert OnlineSelector(IDS, directory=tmp_path / "own").state_dict() == selector.state_dict() == then
+    with pytest.raises(RunError, match="holds no state"):
+        selector.restore(tmp_path / "nothing")
+    selector.leave_directory()
+    selector.next(3)
+    assert OnlineSelector(IDS, directory=tmp_path / "own").state_dict() == then
+
+
+def test_a_numbered_step_counts_once() -> None:
+    selector = OnlineSelector(IDS)
+    assert selector.observe(["p1"], [1.0], 3)
+    assert not selector.observe(["p1"], [1.0], 3)
+    assert not selector.observe(["p1"], [1.0], 2)
+    assert selector.observe(["p1"], [1.0])
+    assert selector.observe([], [], 4)
+    assert selector.known.history.visits[1] == 2
+    assert selector.known.counted == 4
 
 
 def test_bad_input_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ArrayError, match="must all differ: 1 repeat"):
-        OnlineSelector(["a", "b", "a"], 1)
+        OnlineSelector(["a", "b", "a"])
     with pytest.raises(ArrayError, match="the pool is empty"):
-        OnlineSelector([], 1)
-    with pytest.raises(ArrayError, match="between 1 and 2, found 3"):
-        OnlineSelector(["a", "b"], 3)
-    with pytest.raises(ConfigError, match=r"online\.visits must be at least 1, found 0"):
-        OnlineConfig(visits=0)
-    with pytest.raises(ConfigError, match=r"online\.memory must be from 0 to 1, found 1\.5"):
-        OnlineConfig(memory=1.5)
-    selector = OnlineSelector(IDS, PICKED, directory=tmp_path)
-    with pytest.raises(RunError, match="before the first update"):
-        selector.observe(["p0"], [1.0])
-    selector.update(made())
+        OnlineSelector([])
+    with pytest.raises(ConfigError, match="seed of an online selection must be at least 0, found -1"):
+        OnlineSelector(["a"], seed=-1)
+    for n in (0, 3):
+        with pytest.raises(ArrayError, match=f"between 1 and 2, found {n}"):
+            OnlineSelector(["a", "b"]).next(n)
+    for settings, message in (
+        ({"floor": 0}, r"online\.floor must be greater than 0 and at most 1, found 0"),
+        ({"cap": 0.5}, r"online\.cap must be at least 1, found 0\.5"),
+        ({"memory": 1.5}, r"online\.memory must be from 0 to 1, found 1\.5"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            OnlineConfig(**settings)
+    selector = OnlineSelector(IDS, directory=tmp_path)
     with pytest.raises(ArrayError, match="'q' is not in the pool"):
         selector.observe(["q"], [1.0])
     with pytest.raises(ArrayError, match="one finite reward for each of 1 ids"):
         selector.observe(["p0"], [float("nan")])
-    with pytest.raises(RunError, match="updates of another pool"):
-        OnlineSelector(IDS[1:], PICKED, directory=tmp_path)
-    (tmp_path / "update-0001" / "prompts.parquet").write_bytes(b"nothing")
+    with pytest.raises(ArrayError, match="one finite reward for each of 2 ids"):
+        selector.observe(["p0", "p1"], [1.0])
+    selector.next(1)
+    with pytest.raises(RunError, match="is of another pool"):
+        OnlineSelector(IDS[1:], directory=tmp_path)
+    (tmp_path / "state-0000001" / "visits.npy").write_bytes(b"nothing")
+    with pytest.raises(RunError, match="cannot be read"):
+        OnlineSelector(IDS, directory=tmp_path)
+    (tmp_path / "state-0000001" / "state.json").write_text("{")
     with pytest.raises(RunError, match=r"cannot be read .* delete it to begin anew"):
-        OnlineSelector(IDS, PICKED, directory=tmp_path)
+        OnlineSelector(IDS, directory=tmp_path)
+    (tmp_path / "file").write_text(json.dumps({}))
+    with pytest.raises(RunError, match="cannot make the directory"):
+        OnlineSelector(IDS, directory=tmp_path / "file")

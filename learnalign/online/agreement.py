@@ -1,7 +1,7 @@
 """How much a prompt's gradient agrees with what the gradients of late have in common.
 
-Gradients of earlier updates belong to other policies, so that they count less and less; the direction that they share
-changes more slowly than any of them. This module makes no sketches and draws no picks.
+Gradients of earlier measurements belong to other policies, so that they count less and less; the direction that they
+share changes more slowly than any of them. This module makes no sketches and draws no picks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from learnalign.scoring import score_shards, sum_unit_rows
 
 
 class Shared(NamedTuple):
-    """What the gradients of all updates have in common, with discounts."""
+    """What the gradients of all measurements have in common, with discounts."""
 
     total: Doubles
     """[d] sum of V_j u_j, u the unit sketches; empty before the first gradient."""
@@ -40,7 +40,7 @@ def compare(before: Shared, phi: npt.NDArray[Any], value: Doubles) -> tuple[Doub
     if phi.ndim != 2 or len(phi) != len(value):
         raise ArrayError(f"sketches of {len(value)} prompts must have shape [{len(value)}, d], found {list(phi.shape)}")
     if len(before.total) not in (0, phi.shape[1]):
-        raise ArrayError(f"the updates before had sketches of d = {len(before.total)}, this one {phi.shape[1]}")
+        raise ArrayError(f"the measurements before had sketches of d = {len(before.total)}, this one {phi.shape[1]}")
     usable = np.isfinite(phi).all(axis=1) & phi.any(axis=1)
     rows, v = np.ascontiguousarray(phi[usable]), value[usable]
     agreement = np.full(len(value), np.nan)

@@ -1,7 +1,7 @@
 """An online selection in a trainer's checkpoint, so that a resumed training picks as an uninterrupted one.
 
-    checkpoint-300/online/update-0003/...  the selector's state (see `learnalign.online.folder`)
-    checkpoint-300/online/training.json    pairs that the next update may use, and where the sampler is
+    checkpoint-300/online/state-0000001/...  the selector's state (see `learnalign.online.folder`)
+    checkpoint-300/online/training.json      pairs that gradients may be taken of, and where the sampler is
 
 Verdicts and visits of steps after the checkpoint are forgotten with the steps themselves. The folder appears whole.
 This module does not know when a trainer saves.

@@ -1,4 +1,4 @@
-"""A model in this process as the policy of an update: it is sketched where it stands, in training or not.
+"""A model in this process as the policy that is measured: it is sketched where it stands, in training or not.
 
 The sketcher puts it into evaluation mode with frozen weights for the length of a call and gives it back as it was.
 This module samples nothing and does not choose prompts.
@@ -25,7 +25,7 @@ class LivePolicy:
     """A `Measurer` over a loaded model.
 
     prompts: [N] token ids of the pool's prompts. pairs: what training has sampled. temperature: that it samples at.
-    dimension, seed: of the sketches; the same in all updates.
+    dimension, seed: of the sketches; the same in all measurements.
     """
 
     def __init__(

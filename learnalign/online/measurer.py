@@ -14,7 +14,7 @@ from learnalign.scoring.rows import Integers
 
 
 class Measurer(Protocol):
-    """The policy of one update. Prompts are positions in the pool."""
+    """The policy at one time. Prompts are positions in the pool."""
 
     def sketch(self, prompts: Integers) -> tuple[Integers, npt.NDArray[Any]]:
         """Sketches of the gradients of these prompts, from responses that the training itself has sampled.

@@ -1,15 +1,17 @@
-"""One update of an online selection over a run directory: for trainers that are another process, such as verl.
+"""The next prompts to train on, over a run directory: for trainers that are another process, such as verl.
 
-    RUN/online/0003/   the third update: a run directory of its own with the sketches of what training met, and then
-                       selection.jsonl and .parquet
-    RUN/online/state/  what is known between updates (see `learnalign.online.folder`)
+    RUN/online/0003/   what the third call left:
+        selection.jsonl and .parquet
+        state/         what is known after it (see `learnalign.online.folder`); of the last call only
+        gradients/     a run directory of its own with the sketches of what training met, where they are asked for
 
-An update that was killed goes on where it was; one that is done has its selection. This module decides nothing about
-prompts (see `learnalign.online.selector`).
+A call that was killed begins again from the state before, and finds the sketches that it made. This module decides
+nothing about prompts (see `learnalign.online.selector`).
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import groupby
@@ -37,12 +39,12 @@ from learnalign.store import SketchReader
 
 
 class NextResult(NamedTuple):
-    """What an update left."""
+    """What a call left."""
 
-    update: int
+    number: int
     files: SelectionFiles
     facts: dict[str, int]
-    """What it cost and found: see `learnalign.online.state.Facts`."""
+    """responses: newly observed; gradients: compared; unseen: picks that training has never met."""
 
 
 def next_prompts(
@@ -51,12 +53,14 @@ def next_prompts(
     logs: Iterable[str | Path],
     progress: Progress,
     *,
+    gradients: bool = False,
     reward_column: str = "",
     correct_column: str = "",
 ) -> NextResult:
-    """Compare gradients under `config.policy`, the checkpoint of today, and write the next n prompts to train on.
+    """Learn from a training's logs and write the next `config.select.n` prompts to train on.
 
-    logs: rollouts of the training since the last update (see `learnalign.logs`); the first update has none.
+    logs: rollouts of the training (see `learnalign.logs`); the first call may have none. gradients: also compare those
+    of what the logs tell, under `config.policy`, the checkpoint of today.
     Raises children of `LearnAlignError`; what was sketched stays.
     """
     if config.reward.graded:
@@ -65,101 +69,105 @@ def next_prompts(
     with run.locked(), session():
         run.save_config(config)
         pipeline.advance(run, "pool", progress)
-        selector = _selector(run)
-        if selector.updates and not (_folder(run, selector.updates) / "selection.parquet").exists():
-            return _write(run, selector)  # killed between the two
-        logs = list(logs)
-        if bool(selector.updates) != bool(logs):
-            raise RunError(
-                f"update {selector.updates + 1} learns from the training's own rollouts: name them with --observed"
-                if selector.updates
-                else "--observed belongs to a later update: before the first one nothing was trained on a selection"
-            )
-        within = _sketching(run, selector.updates + 1, progress)
-        policy = load_renderer(config.policy)
-        steps = logged_steps(run, logs, policy, reward_column, correct_column, _teller(progress)) if logs else []
-        _observe(selector, steps, progress)
-        with within.locked():
-            selector.update(_CheckpointPolicy(within, selector, steps, policy, progress))
-        return _write(run, selector)
+        number, logs = _done(run) + 1, list(logs)
+        if number > 1 and not logs:
+            raise RunError(f"call {number} learns from the training's own rollouts: name them with --observed")
+        selector = _selector(run, number - 1)
+        policy = load_renderer(config.policy) if logs else None
+        steps = logged_steps(run, logs, policy, reward_column, correct_column, _teller(progress)) if policy else []
+        facts = {"responses": _observe(selector, steps, progress), "gradients": 0}
+        if gradients and policy:
+            within = _sketching(run, number, progress)
+            with within.locked():
+                facts["gradients"] = selector.measure(_CheckpointPolicy(within, selector, steps, policy, progress))
+        return _write(run, number, selector, facts)
 
 
 def _teller(progress: Progress) -> Callable[[str], None]:
-    return lambda text: progress.say(f"update: {text}")
-
-
-def _selector(run: RunDir) -> OnlineSelector:
-    config = run.config
-    ids = pq.read_table(run.path / "pool.parquet", columns=["prompt_id"])["prompt_id"].to_pylist()
-    return OnlineSelector(
-        ids,
-        config.select.n,
-        settings=config.online,
-        seed=config.select.seed,
-        directory=run.path / "online" / "state",
-    )
+    return lambda text: progress.say(f"next: {text}")
 
 
 def _folder(run: RunDir, number: int) -> Path:
     return run.path / "online" / f"{number:04d}"
 
 
+def _done(run: RunDir) -> int:
+    """Number of the last call that is done, 0 before the first: its Parquet file is the last that it writes."""
+    return max((int(path.parent.name) for path in run.path.glob("online/*/selection.parquet")), default=0)
+
+
+def _selector(run: RunDir, number: int) -> OnlineSelector:
+    """The selector as it was after a call."""
+    ids = pq.read_table(run.path / "pool.parquet", columns=["prompt_id"])["prompt_id"].to_pylist()
+    selector = OnlineSelector(ids, settings=run.config.online, seed=run.config.select.seed)
+    if number:
+        selector.restore(_folder(run, number) / "state")
+    return selector
+
+
 def _sketching(run: RunDir, number: int, progress: Progress) -> RunDir:
-    """The run directory in which an update sketches. Raises `CostlyProductsError` if it was begun with other inputs."""
+    """The run directory in which a call sketches. Raises `CostlyProductsError` if it was begun with other inputs."""
     asked = replace(run.config, warmup=WarmupConfig())
-    within = create_run(_folder(run, number), asked)
+    within = create_run(_folder(run, number) / "gradients", asked)
     within.save_config(asked)
     pipeline.advance(within, "pool", progress)
     now = sketch.meaning(within)
-    _compare_maps(now, _folder(run, number - 1), number)
+    _compare_maps(run, now, number)
     changed = differences(within.record(sketch.NAME).get("inputs", now), now)
     if changed:
         raise CostlyProductsError(
-            f"update {number} was begun with other inputs ({'; '.join(changed)}): delete {within.path} to begin it anew"
+            f"call {number} was begun with other inputs ({'; '.join(changed)}): delete {within.path} to begin it anew"
         )
     within.begin(sketch.NAME, now, sketch.PRODUCTS)
     return within
 
 
-def _compare_maps(now: dict[str, Any], before: Path, number: int) -> None:
-    """Raise `RunError` where the update before had another random map: gradients of all updates are compared."""
-    if not (before / "manifest.json").exists():
+def _compare_maps(run: RunDir, now: dict[str, Any], number: int) -> None:
+    """Raise `RunError` where a call before had another random map: gradients of all calls are compared."""
+    before = [_folder(run, k) / "gradients" for k in range(1, number)]
+    last = next((path for path in reversed(before) if (path / "manifest.json").exists()), None)
+    if last is None:
         return
-    earlier = open_run(before).record(sketch.NAME).get("inputs", now)
+    earlier = open_run(last).record(sketch.NAME).get("inputs", now)
     own = {name for name in now if name.startswith(("sketch.", "fold"))}
     changed = differences({k: earlier.get(k) for k in own}, {k: now[k] for k in own})
     if changed:
-        raise RunError(f"update {number} has other settings than those before ({'; '.join(changed)}): keep them")
+        raise RunError(f"call {number} has other settings than those before ({'; '.join(changed)}): keep them")
 
 
-def _observe(selector: OnlineSelector, steps: list[tuple[int, list[Sampled]]], progress: Progress) -> None:
-    """Count the logged verdicts once, however often the update is begun; steps with a number once in all."""
-    begun_before = selector.observed
+def _observe(selector: OnlineSelector, steps: list[tuple[int, list[Sampled]]], progress: Progress) -> int:
+    """Count the logged verdicts, of a step with a number once in all; returns how many."""
     new: list[str] = []
     for step, sampled in steps:
-        if step < 0 and begun_before:
-            continue
         ids = [one.prompt_id for one in sampled]
         if selector.observe(ids, [float(one.correct) for one in sampled], None if step < 0 else step):
             new += ids
     if steps:
-        progress.say(f"update: {len(new):,} responses of {len(set(new)):,} prompts observed that were not counted yet")
+        progress.say(f"next: {len(new):,} responses of {len(set(new)):,} prompts observed that were not counted yet")
+    return len(new)
 
 
-def _write(run: RunDir, selector: OnlineSelector) -> NextResult:
-    """The picks as rows of the pool."""
-    state, rows = selector.state, pq.read_table(run.path / "pool.parquet", columns=["row"])["row"].to_numpy()
+def _write(run: RunDir, number: int, selector: OnlineSelector, facts: dict[str, int]) -> NextResult:
+    """Take the next prompts, and write them as rows of the pool after what is known then."""
+    rows = pq.read_table(run.path / "pool.parquet", columns=["row"])["row"].to_numpy()
+    place = {prompt_id: k for k, prompt_id in enumerate(selector.ids)}
+    picks = np.array([place[prompt_id] for prompt_id in selector.next(run.config.select.n)], np.int64)
+    known, folder = selector.known, _folder(run, number)
+    selector.save(folder / "state")
     extra = {
-        "learnalign_rank": np.arange(1, len(state.picked) + 1),
-        "learnalign_score": state.score()[state.picked],
-        "learnalign_success_rate": state.history.success_rate()[state.picked],
+        "learnalign_rank": np.arange(1, len(picks) + 1),
+        "learnalign_weight": known.schedule.weight[picks],
+        "learnalign_success_rate": known.history.success_rate(picks),
     }
-    files = write_selection(run.config.pool.path, rows[state.picked].tolist(), extra, _folder(run, selector.updates))
-    return NextResult(selector.updates, files, state.facts._asdict())
+    files = write_selection(run.config.pool.path, rows[picks].tolist(), extra, folder)
+    for state in run.path.glob("online/*/state"):
+        if state.parent != folder:
+            shutil.rmtree(state)
+    return NextResult(number, files, {**facts, "unseen": int((known.history.visits[picks] == 0).sum())})
 
 
 class _CheckpointPolicy:
-    """A `Measurer` that sketches logged responses in an update's run directory, where it finds what is done."""
+    """A `Measurer` that sketches logged responses in a run directory, where it finds what is done."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What an update needs of the training's own responses: of each prompt a correct one and an incorrect one.
+"""What a measurement needs of the training's own responses: of each prompt a correct one and an incorrect one.
 
 The policy gradient of a prompt is p (1 - p) (E[grad log pi(y) | y correct] - E[grad log pi(y) | y incorrect]), so that
 one response of each kind gives an unbiased estimate of it, up to the factor, at a quarter of what a group of 8 costs.
@@ -27,7 +27,7 @@ class Pair(NamedTuple):
 
 
 class Pairs:
-    """Of every prompt that training met since the last update the last pair: position in the pool -> `Pair`."""
+    """Of every prompt that training met since the last measurement the last pair: position in the pool -> `Pair`."""
 
     def __init__(self) -> None:
         self._pairs: dict[int, Pair] = {}
@@ -53,5 +53,5 @@ class Pairs:
         self._pairs = {prompt: Pair(*pair) for prompt, pair in kept}
 
     def clear(self) -> None:
-        """Forget all: an update has seen them."""
+        """Forget all: a measurement has seen them."""
         self._pairs.clear()

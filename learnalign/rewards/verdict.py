@@ -81,7 +81,12 @@ class Verifier(ABC):
 
 def is_correct(reward: float, threshold: float) -> bool:
     """Whether a response with this reward is correct: from `threshold` on, up to the rounding of float32."""
-    return reward >= threshold - ROUNDING * max(1.0, abs(threshold))
+    return reward >= least_correct(threshold)
+
+
+def least_correct(threshold: float) -> float:
+    """The least reward of a correct response."""
+    return threshold - ROUNDING * max(1.0, abs(threshold))
 
 
 def as_verdict(value: Any) -> bool:

@@ -104,6 +104,21 @@ def expected_learnability(responses: npt.ArrayLike, correct: npt.ArrayLike, mean
     return expected
 
 
+def expected_both(responses: npt.ArrayLike, correct: npt.ArrayLike, mean: float, group: int) -> Doubles:
+    """[N] probability that a group of so many responses holds both a correct and an incorrect one.
+
+    1 - E[p^G] - E[(1 - p)^G] of p ~ Beta(a, b), the posterior of `expected_learnability`:
+    E[p^G] = prod over j < G of (a + j) / (a + b + j).
+    """
+    a, b = _posterior(responses, correct, mean)
+    all_correct, none_correct = np.ones_like(a), np.ones_like(a)
+    for j in range(group):
+        all_correct *= (a + j) / (a + b + j)
+        none_correct *= (b + j) / (a + b + j)
+    both: Doubles = 1.0 - all_correct - none_correct
+    return both
+
+
 def _posterior(responses: npt.ArrayLike, correct: npt.ArrayLike, mean: float) -> tuple[Doubles, Doubles]:
     m, s = np.asarray(responses, np.float64), np.asarray(correct, np.float64)
     return PRIOR_STRENGTH * mean + s, PRIOR_STRENGTH * (1 - mean) + m - s
