@@ -69,11 +69,12 @@ class Trainer(PPOTrainer):
         rng = np.random.default_rng([self.global_steps, row])
         tag = {"is_prompt": True, "status": "finished", "global_steps": self.global_steps}
         transfer_queue.kv_batch_put(keys=[uid], partition_id=partition, tags=[tag])
-        keys, fields = [f"{uid}_0_0"], [response(row, True, 9.0)]
+        keys, fields = list[str](), list[dict[str, Any]]()
         for session in range(GROUP):
             correct = bool(rng.random() < CHANCE[row])
             keys.append(f"{uid}_{session}_{1 if session == 0 else 0}")
             fields.append(response(row, correct, 0.75 if correct else -0.25))
+        keys, fields = [*keys, f"{uid}_0_0"], [*fields, response(row, True, 9.0)]
         tags = [{"status": "success"} for _ in keys]
         transfer_queue.kv_batch_put(keys=keys, partition_id=partition, tags=tags, fields=collated(fields))
 
