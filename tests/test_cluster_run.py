@@ -203,7 +203,7 @@ def test_the_driver_is_killed_and_another_number_of_workers_goes_on(
     assert any(line.endswith("gradients were there") for line in watched.lines)
 
 
-def test_an_update_over_a_cluster(config: Config, nodes: Cluster, tmp_path: Path) -> None:
+def test_gradients_of_logs_over_a_cluster(config: Config, nodes: Cluster, tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     logs.mkdir()
     rows = [json.loads(line) for line in Path(str(config.pool.path)).read_text().splitlines()[:10]]
@@ -222,8 +222,8 @@ def test_an_update_over_a_cluster(config: Config, nodes: Cluster, tmp_path: Path
     over = replace(config, cluster=ClusterConfig(address=nodes.address, workers=1))
     for path, settings in ((tmp_path / "alone", config), (tmp_path / "over", over)):
         next_prompts(path, settings, [], Progress(quiet=True))
-        assert next_prompts(path, settings, [logs], Progress(quiet=True)).facts["gradients"] == 10
-    assert_same(tmp_path / "over" / "online" / "0002", tmp_path / "alone" / "online" / "0002", "sketches")
+        assert next_prompts(path, settings, [logs], Progress(quiet=True), gradients=True).facts["gradients"] == 10
+    assert_same(tmp_path / "over/online/0002/gradients", tmp_path / "alone/online/0002/gradients", "sketches")
     names = ("selection.jsonl", "selection.parquet")
     assert all(
         (tmp_path / "over/online/0002" / n).read_bytes() == (tmp_path / "alone/online/0002" / n).read_bytes()

@@ -415,6 +415,7 @@ def test_what_was_saved_is_restored_without_what_came_after(tmp_path: Path) -> N
     assert OnlineSelector(IDS, directory=tmp_path / "own").state_dict() == selector.state_dict() == then
     with pytest.raises(RunError, match="holds no state"):
         selector.restore(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
     selector.leave_directory()
     selector.next(3)
     assert OnlineSelector(IDS, directory=tmp_path / "own").state_dict() == then
@@ -465,5 +466,7 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"cannot be read .* delete it to begin anew"):
         OnlineSelector(IDS, directory=tmp_path)
     (tmp_path / "file").write_text(json.dumps({}))
-    with pytest.raises(RunError, match="cannot make the directory"):
+    with pytest.raises(RunError, match="file is not a directory"):
         OnlineSelector(IDS, directory=tmp_path / "file")
+    with pytest.raises(RunError, match=r"cannot write .*state-0000001: Not a directory"):
+        OnlineSelector(IDS, directory=tmp_path / "file" / "below").next(1)

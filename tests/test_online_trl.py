@@ -9,6 +9,7 @@ import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,12 +22,13 @@ from learnalign.demo.arithmetic import distinct
 from learnalign.demo.run import POLICY
 from learnalign.errors import PolicyError, RunError
 from learnalign.gradient import Group, Sketcher
-from learnalign.online import OnlineSelector
+from learnalign.online import OnlineSelector, observing, ranks
 from learnalign.online.live import LivePolicy
-from learnalign.online.observing import MOST_SILENT
+from learnalign.online.observing import MOST_SILENT, Told
 from learnalign.online.pairs import Pairs
+from learnalign.online.ranks import SplitPolicy
 from learnalign.online.sampler import PicksSampler
-from learnalign.online.trl import attach
+from learnalign.online.trl import _Prompts, attach
 
 pytestmark = pytest.mark.train
 
@@ -293,6 +295,15 @@ def test_a_reward_that_says_nothing_is_noticed(tmp_path: Path) -> None:
         grpo.reward_funcs[0](**batch)
 
 
+def test_a_pools_prompts_are_encoded_as_the_trainer_does(tmp_path: Path) -> None:
+    grpo = trainer(tmp_path, dataset(28))
+    chat = [grpo._tokenize_prompts([grpo.train_dataset[k]["prompt"]])[0][0] for k in (5, 3)]
+    assert list(_Prompts(grpo, [5, 3])) == chat
+    plain = grpo.train_dataset.remove_columns("prompt").add_column("prompt", ["1+1"] * 28)
+    grpo.train_dataset = plain
+    assert _Prompts(grpo, [5])[0] == grpo._tokenize_prompts(["1+1"])[0][0]
+
+
 def test_integer_ids_are_ids(tmp_path: Path) -> None:
     data = dataset(28)
     numbered = data.remove_columns("prompt_id").add_column("prompt_id", list(range(28)))
@@ -371,6 +382,35 @@ def test_the_function_that_says_what_is_correct_may_weigh_nothing_in_the_reward(
     assert all(line["reward"] <= 0 for line in grpo.state.log_history if "reward" in line)
 
 
+def test_processes_that_take_different_prompts_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grpo = trainer(tmp_path, dataset(28))
+    grpo.reward_funcs = [lambda **_: [1.0, 0.0]]
+    attach(grpo, OnlineSelector(grpo.train_dataset["prompt_id"]))
+    grpo.model.train()
+    grpo.accelerator = SimpleNamespace(num_processes=2)
+    other = [Told("p3", None, None)] * 2
+    monkeypatch.setattr(observing, "gather_object", lambda own: [*own, *other])
+    grpo.reward_funcs[0](prompt_id=["p3"] * 2, completion_ids=[[4, 1]] * 2)
+    other = [Told("p5", None, None)] * 2
+    with pytest.raises(PolicyError, match="do not train on the same prompts: 'p3' has not 4 responses"):
+        grpo.reward_funcs[0](prompt_id=["p3"] * 2, completion_ids=[[4, 1]] * 2)
+
+
+def test_gradients_of_two_processes_are_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pairs, prompts = AutoModelForCausalLM.from_pretrained(POLICY), Pairs(), [[k] for k in range(4, 9)]
+    for k in (0, 1, 2, 4):
+        pairs.observe(k, [[10 + k, 11], [12]], [True, False])
+    live, asked = LivePolicy(model, prompts, pairs, dimension=256), np.arange(5)
+    parts: list[Any] = []
+    monkeypatch.setattr(ranks, "gather_object", lambda own: parts.extend(own) or parts)
+    for rank in range(2):
+        policy = SplitPolicy(live, SimpleNamespace(process_index=rank, num_processes=2))
+        found, phi = policy.sketch(asked)
+    assert [part[0].tolist() for part in parts] == [[0, 2, 4], [1]]
+    assert found.tolist() == [0, 1, 2, 4]
+    np.testing.assert_allclose(phi, live.sketch(asked)[1], rtol=1e-4, atol=1e-5)
+
+
 def test_two_processes_pick_and_learn_as_one(tmp_path: Path) -> None:
     """Each samples half of every batch, one group across both; the first alone writes, and both know the same.
     Resumed from a checkpoint within an epoch they go on as before.
@@ -378,13 +418,13 @@ def test_two_processes_pick_and_learn_as_one(tmp_path: Path) -> None:
     program = Path(__file__).with_name("online_ranks_program.py")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(program)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    ranks = []
+    results = []
     for name, resumed in (("whole", ""), ("resumed", str(tmp_path / "whole" / "checkpoint-2"))):
         command = [*launch, str(tmp_path / name), resumed]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr[-3000:]
-        ranks.append([json.loads((tmp_path / name / f"{rank}.json").read_text()) for rank in (0, 1)])
-    (first, second), again = ranks
+        results.append([json.loads((tmp_path / name / f"{rank}.json").read_text()) for rank in (0, 1)])
+    (first, second), again = results
     assert first == second
     assert again[0] == again[1]
     assert first["told"][2:] == again[0]["told"]

@@ -1,15 +1,21 @@
-"""Online selection: prompts are chosen again as the policy moves, from what training itself samples.
+"""Online selection: training goes over the whole pool, and what training itself samples says what comes back when.
 
-    selector    `OnlineSelector`: what is compared and picked in an update
+    selector    `OnlineSelector`: which prompts come next
+    known       all that it knows
     history     success rates whose evidence ages
+    weights     how often training should come back to a prompt
+    schedule    when each prompt's turn comes
     pairs       the training's own responses that gradients are taken of
     agreement   how much gradients agree
     measurer    what is asked of the policy
-    state, folder   what is known between updates, and its place on the disk
+    folder      what is known, on the disk
     live        a model in this process as a measurer
+    next        the next prompts over a run directory, from logs
+    trl         attaches a selector to TRL's GRPOTrainer
+    observing   its reward function also tells the selector
     sampler     which rows a trainer takes next
+    ranks       several processes that train together
     checkpoint  an online selection in a trainer's checkpoint
-    trl         attaches it to TRL's GRPOTrainer
 
 This package does not train.
 """

@@ -22,15 +22,14 @@ from learnalign.online.known import Line, State
 
 
 class Folder:
-    """Where one selector keeps its state. Raises `RunError` for a path that cannot be a directory."""
+    """Where one selector keeps its state; made when something is written. Raises `RunError` for what is a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"cannot make the directory {path}: {error.strerror}") from error
-        numbers = [int(match[1]) for one in path.iterdir() if (match := re.fullmatch(r"state-(\d+)", one.name))]
+        if path.exists() and not path.is_dir():
+            raise RunError(f"{path} is not a directory: name another for the state of an online selection")
+        names = [one.name for one in path.iterdir()] if path.exists() else []
+        numbers = [int(match[1]) for name in names if (match := re.fullmatch(r"state-(\d+)", name))]
         self._number = max(numbers, default=0)
         self._length = 0
         """Bytes of whole lines in the log."""
@@ -54,21 +53,23 @@ class Folder:
 
     def write(self, state: State) -> None:
         """Make `state` the last one, after which nothing has come. Raises `RunError` where the disk refuses."""
-        self._number += 1
-        folder = self._state_folder()
+        folder = self.path / f"state-{self._number + 1:07d}"
         partial = folder.with_name(folder.name + files.PARTIAL)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        for name, value in state.items():
-            if isinstance(value, bytes):
-                files.write_bytes(partial / f"{name}.npy", value)
-        numbers = {name: value for name, value in state.items() if not isinstance(value, bytes)}
-        files.write_json(partial / "state.json", numbers)
-        files.publish(partial, folder)
-        self._length = 0
-        for other in self.path.glob("state-*"):
-            if other != folder:
-                shutil.rmtree(other)
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            for name, value in state.items():
+                if isinstance(value, bytes):
+                    files.write_bytes(partial / f"{name}.npy", value)
+            numbers = {name: value for name, value in state.items() if not isinstance(value, bytes)}
+            files.write_json(partial / "state.json", numbers)
+            files.publish(partial, folder)
+            self._number, self._length = self._number + 1, 0
+            for other in self.path.glob("state-*"):
+                if other != folder:
+                    shutil.rmtree(other)
+        except OSError as error:
+            raise RunError(f"cannot write {folder}: {error.strerror}") from error
 
     def append(self, line: Line) -> None:
         """Add to what came after the last state. Raises `RunError` where the disk refuses."""

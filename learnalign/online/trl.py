@@ -15,8 +15,8 @@ too, and `trainer.train(resume_from_checkpoint=...)` goes back to it. This modul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, wraps
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from transformers import TrainerCallback
 from learnalign.errors import PolicyError
 from learnalign.online import checkpoint
 from learnalign.online.live import LivePolicy
+from learnalign.online.measurer import Measurer
 from learnalign.online.observing import Observer
 from learnalign.online.pairs import Pairs
 from learnalign.online.ranks import SplitPolicy, follow_main
@@ -69,26 +70,21 @@ def attach(
         repeats=trainer.num_iterations * trainer.args.steps_per_generation,
     )
     trainer._get_train_sampler = lambda dataset=None: sampler
-    policy = None
-    if pairs is not None:
-        prompts = _Prompts(trainer, [row_of[prompt_id] for prompt_id in selector.ids])
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        live = LivePolicy(model, prompts, pairs, temperature=trainer.temperature, dimension=dimension)
-        policy = SplitPolicy(live, trainer.accelerator)
+    policy = None if pairs is None else partial(_policy, trainer, selector, pairs, row_of, dimension)
     online = _Online(selector, pairs or Pairs(), sampler, policy, every)
     trainer.train = online.knowing_checkpoint(trainer.train)
     trainer.add_callback(online)
 
 
 class _Online(TrainerCallback):  # type: ignore[misc]
-    """Measures gradients after every `every` steps, and keeps checkpoints complete."""
+    """Measures gradients of `policy()` after every `every` steps, and keeps checkpoints complete."""
 
     def __init__(
         self,
         selector: OnlineSelector,
         pairs: Pairs,
         sampler: PicksSampler,
-        policy: SplitPolicy | None,
+        policy: Callable[[], Measurer] | None,
         every: int | None,
     ) -> None:
         self.selector, self.pairs, self.sampler, self.policy, self.every = selector, pairs, sampler, policy, every
@@ -112,12 +108,22 @@ class _Online(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.policy and self.every and state.global_step % self.every == 0 and state.global_step < state.max_steps:
-            self.selector.measure(self.policy)
+            self.selector.measure(self.policy())
             self.pairs.clear()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
             checkpoint.save(_checkpoint_of(args, state), self.selector, self.pairs, self.sampler)
+
+
+def _policy(
+    trainer: Any, selector: OnlineSelector, pairs: Pairs, row_of: Mapping[str, int], dimension: int
+) -> Measurer:
+    """The trainer's model as it is."""
+    prompts = _Prompts(trainer, [row_of[prompt_id] for prompt_id in selector.ids])
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    live = LivePolicy(model, prompts, pairs, temperature=trainer.temperature, dimension=dimension)
+    return SplitPolicy(live, trainer.accelerator)
 
 
 class _Prompts(Sequence[list[int]]):
