@@ -171,8 +171,19 @@ def config(folder: Path, **changed: Any) -> Any:
     return made
 
 
-def test_batches_are_the_selectors_and_it_hears_every_response_once(tmp_path: Path) -> None:
-    trainer = Trainer(config(tmp_path))
+MODES = [("sync", "ObservingReplayBuffer"), ("colocate_async", "ObservingReplayBufferAsync")]
+
+
+def in_mode(folder: Path, mode: str, name: str) -> Any:
+    """The configuration of a trainer mode; the asynchronous ones fetch prompts one by one."""
+    custom = {"path": PLACE, "name": name}
+    return config(folder, trainer__v1__trainer_mode=mode, trainer__v1__sampler__custom_sampler=custom)
+
+
+@pytest.mark.parametrize(("mode", "name"), MODES)
+def test_batches_are_the_selectors_and_it_hears_every_response_once(tmp_path: Path, mode: str, name: str) -> None:
+    trainer = Trainer(in_mode(tmp_path, mode, name))
+    assert type(trainer.replay_buffer).__name__ == name
     first = [row for _ in range(ROWS // BATCH) for row in trainer.step()]
     assert sorted(first) == list(range(ROWS))  # a pass over the pool ...
     assert first != sorted(first)  # ... in random order
@@ -195,15 +206,18 @@ def test_rewards_and_a_threshold_in_place_of_the_metric(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop", [3, ROWS // BATCH, ROWS // BATCH + 1])
-def test_a_resumed_training_sees_the_rows_of_an_uninterrupted_one(tmp_path: Path, stop: int) -> None:
+@pytest.mark.parametrize(("mode", "name"), MODES)
+def test_a_resumed_training_sees_the_rows_of_an_uninterrupted_one(
+    tmp_path: Path, mode: str, name: str, stop: int
+) -> None:
     """Within a pass, at its end and after it; what came after the checkpoint is forgotten."""
-    whole = Trainer(config(tmp_path))
+    whole = Trainer(in_mode(tmp_path, mode, name))
     expected = [whole.step() for _ in range(40)]
-    begun = Trainer(config(tmp_path))
+    begun = Trainer(in_mode(tmp_path, mode, name))
     assert [begun.step() for _ in range(stop)] == expected[:stop]
     torch.save(begun.train_dataloader.state_dict(), tmp_path / "data.pt")
     begun.step()  # killed here
-    resumed = Trainer(config(tmp_path))
+    resumed = Trainer(in_mode(tmp_path, mode, name))
     resumed.global_steps = stop
     resumed.train_dataloader.load_state_dict(torch.load(tmp_path / "data.pt", weights_only=False))
     assert [resumed.step() for _ in range(40 - stop)] == expected[stop:]
