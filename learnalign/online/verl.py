@@ -1,8 +1,8 @@
 """Online selection inside verl (0.9, its V1 trainer), by the two hooks that verl has for it.
 
-    OnlineDataset            `data.custom_cls`: the dataset, which gives the prompts that the selector wants next
-    ObservingReplayBuffer    `trainer.v1.sampler.custom_sampler`: verl's replay buffer, which also tells the selector
-                             the rewards of every batch that is trained on
+    OnlineDataset               `data.custom_cls`: the dataset, which gives the prompts that the selector wants next
+    ObservingReplayBuffer       `trainer.v1.sampler.custom_sampler`: verl's replay buffer, which also tells the selector
+                                the rewards of every batch that is trained on
     ObservingReplayBufferAsync  the same for verl's asynchronous modes
 
     data.custom_cls.path=pkg://learnalign.online.verl data.custom_cls.name=OnlineDataset data.dataloader_num_workers=0
