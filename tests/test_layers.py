@@ -28,6 +28,7 @@ FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 ONLY_HERE = {
     "transformers": {"policy", "demo.train", "online.trl"},
     "trl": {"policy.warmup"},
+    "verl": {"online.verl"},
     "typer": {"cli"},
     "vllm": {"rollout"},
     "httpx2": {"rollout", "rewards.code.sandbox_fusion"},

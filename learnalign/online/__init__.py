@@ -16,6 +16,7 @@
     sampler     which rows a trainer takes next
     ranks       several processes that train together
     checkpoint  an online selection in a trainer's checkpoint
+    verl        the dataset and the replay buffer that verl's trainer is given
 
 This package does not train.
 """

@@ -1,6 +1,6 @@
 """Writes the selected rows of a pool as `selection.jsonl` and `selection.parquet`, ready for a trainer.
 
-The rows are the pool's own, every column unchanged, in the order of rank, with learnalign's columns behind
+The rows are the pool's own, every column unchanged, in the order asked for, with learnalign's columns behind
 them; `learnalign_` columns that the pool already has (it is itself a selection) are left out. Only the
 selected rows are held in memory, except that a .json pool is parsed whole. This module does not choose rows
 and does not interpret the pool's columns (see `pool`).

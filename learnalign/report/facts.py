@@ -260,6 +260,8 @@ def _manner(config: Config) -> str:
         limits.append(f"at most {share(select.quota_share, 1)} from one {select.quota_column or 'source'}")
     if select.duplicate_cosine:
         limits.append(f"no two with gradients of cosine {select.duplicate_cosine:g} or more")
+    if select.order != "rank":
+        limits.append(f"written in the order {select.order}")
     return ": " + ", ".join([f"{STRATEGIES[select.strategy].what} (strategy {select.strategy})", *limits])
 
 

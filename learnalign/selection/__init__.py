@@ -5,6 +5,7 @@
     constraints  quotas a group, and near-duplicates
     neighbors    the most similar rows of every row
     history      success rates of an earlier training run
+    order        in which the picks are written
     core         the two rankings in C++: `top`, `facility_location`
     prompts      what a strategy is given and returns
 

@@ -1,4 +1,4 @@
-"""Stage 6: the selected prompts, as the pool's own rows in order of rank."""
+"""Stage 6: the selected prompts, as the pool's own rows in order of rank, or another (`select.order`)."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from learnalign.selection import (
     pick,
     quota_of,
 )
+from learnalign.selection.order import ordered
 from learnalign.store import SketchReader
 
 NAME = "select"
@@ -67,7 +68,15 @@ def execute(run: RunDir, progress: Progress) -> Outcome:
     extra["learnalign_rank"] = np.arange(1, len(rows) + 1)
     extra["learnalign_gain"] = picks.gains
     file_rows = scores["row"].to_numpy()[rows]  # not the positions: rows without an answer were left out
-    exported = write_selection(run.config.pool.path, file_rows.tolist(), extra, run.path)
+    order = ordered(
+        config.order,
+        scores["success_rate"].to_numpy()[rows],
+        file_rows,
+        scores["source"].take(pa.array(rows)).to_pylist(),
+        config.seed,
+    )
+    extra = {name: values[order] for name, values in extra.items()}
+    exported = write_selection(run.config.pool.path, file_rows[order].tolist(), extra, run.path)
     table = pa.table(
         {"position": rows, "prompt_id": scores["prompt_id"].take(pa.array(rows)), "gain": picks.gains}, schema=PICKS
     )
