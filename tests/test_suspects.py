@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -122,9 +123,9 @@ def test_answers_that_no_response_can_match(answer: str, readable: bool) -> None
 
 
 def test_verdicts_that_say_nothing() -> None:
-    assert undecided("p", ["timeout"] * 3 + ["wrong"]) == ("p", "undecided", "3 of 4 responses ended in a timeout")
-    assert undecided("p", ["timeout"] * 2 + ["wrong"] * 2) is None
-    assert undecided("p", ["wrong"] * 4) is None
+    assert undecided("p", Counter(timeout=3), 4) == ("p", "undecided", "3 of 4 responses ended in a timeout")
+    assert undecided("p", Counter(timeout=2), 4) is None
+    assert undecided("p", Counter(timeout=2, crash=2), 5) is None
 
 
 def test_real_problems_are_left_alone(data_dir: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from learnalign.rewards.answers.alternatives import alternatives
 from learnalign.suspects import Suspect
@@ -34,19 +34,24 @@ class Agreement(NamedTuple):
     """What they agree on; "" where it is the reference answer."""
 
 
+def agree(count: Any, of: Any) -> Any:
+    """Whether so many of a prompt's responses are nearly all; numbers or arrays of them."""
+    return (count >= FEWEST) & (count >= SHARE * of)
+
+
 def agreement(
     prompt_id: str, source: str, reference: str, texts: Sequence[str], correct: Sequence[bool], verifier: str
 ) -> Agreement | None:
     """The answer that nearly all responses give; None where they do not agree, or cannot be compared."""
     most = sum(correct)
-    if _agree(most, len(texts)):
+    if agree(most, len(texts)):
         return Agreement(prompt_id, source, len(texts), most, "")
-    if not _agree(len(texts) - most, len(texts)):
+    if not agree(len(texts) - most, len(texts)):
         return None
     wrong = [text for text, right in zip(texts, correct, strict=True) if not right]
     answers = Counter(answer for text in wrong if (answer := stated_answer(text, verifier)))
     answer, most = answers.most_common(1)[0] if answers else ("", 0)
-    if not _agree(most, len(texts)):
+    if not agree(most, len(texts)):
         return None
     if any(same_answer(one, answer) is not False for one in alternatives(reference)):
         return None  # judged wrong for another reason, or equal for all that is known here
@@ -69,7 +74,3 @@ def disputed(found: Iterable[Agreement]) -> list[Suspect]:
         for one in all_found
         if one.answer and right[one.source] >= TRUSTED * total[one.source]
     ]
-
-
-def _agree(count: int, of: int) -> bool:
-    return count >= FEWEST and count >= SHARE * of

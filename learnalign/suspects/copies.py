@@ -92,6 +92,9 @@ _EMPTY_WORDS = frozenset(
 )
 
 
+_EMPTY = _LAYOUT | _EMPTY_WORDS
+
+
 def text_of(problem: str, messages: str | None) -> str:
     """All text of a prompt: its chat messages, or the plain problem."""
     return "\n".join(str(message["content"]) for message in json.loads(messages)) if messages else problem
@@ -110,7 +113,7 @@ def contradictions(
     """
     groups: dict[tuple[str, ...], list[int]] = {}
     for row, text in enumerate(texts):
-        tokens = tuple(token for token in _tokens(text) if token not in _EMPTY_WORDS)
+        tokens = tuple([token for token in _TOKEN.findall(text.lower()) if token not in _EMPTY])
         if len(tokens) >= FEWEST_TOKENS:
             groups.setdefault(tokens, []).append(row)
     found = []

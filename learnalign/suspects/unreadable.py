@@ -41,18 +41,20 @@ def unreadable(prompt_ids: Sequence[str], answers: Sequence[str]) -> list[Suspec
     """Prompts of which no accepted answer can be read."""
     found = []
     for prompt_id, answer in zip(prompt_ids, answers, strict=True):
+        if answer.isascii() and answer.isdecimal() and len(answer) <= LONGEST:
+            continue
         reasons = [_reason(gold_answer(one)) for one in alternatives(answer)]
         if all(reasons):
             found.append(Suspect(prompt_id, "unreadable", f"the reference answer {answer!r:.80} {reasons[0]}"))
     return found
 
 
-def undecided(prompt_id: str, how: Sequence[str]) -> Suspect | None:
-    """The prompt, if most of its verdicts say nothing of the responses. how: of `Verdict`, one a response."""
-    verdict, count = Counter(how).most_common(1)[0]
-    if verdict not in GAVE_UP or 2 * count <= len(how):
+def undecided(prompt_id: str, lost: Counter[str], responses: int) -> Suspect | None:
+    """The prompt, if most of its responses have one of the verdicts `GAVE_UP`; lost: how many have which."""
+    verdict, count = lost.most_common(1)[0]
+    if 2 * count <= responses:
         return None
-    return Suspect(prompt_id, "undecided", f"{count} of {len(how)} responses {GAVE_UP[verdict]}")
+    return Suspect(prompt_id, "undecided", f"{count} of {responses} responses {GAVE_UP[verdict]}")
 
 
 def _reason(answer: str) -> str:

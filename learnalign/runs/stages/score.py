@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from learnalign import files
 from learnalign.errors import RunError, StoreError
 from learnalign.progress import Progress
+from learnalign.rollout.parts import read_parts, rows_of
 from learnalign.runs.directory import RunDir, open_run
 from learnalign.runs.stages import Outcome, graded_input
 from learnalign.schemas import SCORES
@@ -118,9 +118,9 @@ def _groups(run: RunDir, row_of: dict[str, int]) -> tuple[np.ndarray, np.ndarray
     sampled, correct, tokens = np.zeros(size, np.int64), np.zeros(size, np.int64), np.zeros(size)
     parts = sorted((run.path / "rollouts").glob("part-*.parquet"))
     for some in (parts[start : start + PARTS] for start in range(0, len(parts), PARTS)):
-        rollouts = _read(some, ["prompt_id", "length"])
-        rewards = _read([run.path / "rewards" / part.name for part in some], read)
-        row = _rows(rollouts["prompt_id"], row_of)
+        rollouts = read_parts(some, ["prompt_id", "length"])
+        rewards = read_parts([run.path / "rewards" / part.name for part in some], read)
+        row = rows_of(rollouts["prompt_id"], row_of)
         if row is None or len(rewards) != len(rollouts):
             raise RunError(
                 f"the responses of {run.path / 'rollouts'} are not those of the pool and of {run.path / 'rewards'}: "
@@ -133,18 +133,6 @@ def _groups(run: RunDir, row_of: dict[str, int]) -> tuple[np.ndarray, np.ndarray
         tokens += np.bincount(row, rollouts["length"].to_numpy(), minlength=size)
     length = np.divide(tokens, sampled, out=np.full(size, np.nan), where=sampled > 0)
     return sampled, correct, length, moments
-
-
-def _rows(prompt_ids: pa.ChunkedArray, row_of: dict[str, int]) -> np.ndarray | None:
-    """The row of every prompt's id, looked up once for those that stand together; None where one has none."""
-    runs = pc.run_end_encode(prompt_ids.combine_chunks())
-    rows = list(map(row_of.get, runs.values.to_pylist()))
-    return None if None in rows else np.repeat(np.array(rows, np.int64), np.diff(runs.run_ends, prepend=0))
-
-
-def _read(paths: list[Path], columns: list[str]) -> pa.Table:
-    """Columns of many small files, one after the other. (A dataset takes twice as long to open them.)"""
-    return pa.concat_tables(pq.ParquetFile(path).read(columns=columns, use_threads=False) for path in paths)
 
 
 def _learnability(sampled: np.ndarray, correct: np.ndarray, success: np.ndarray) -> np.ndarray:
