@@ -198,11 +198,25 @@ def test_in_a_suspected_pool_disagreement_costs_turns_the_more_often_it_was_foun
 
 
 def test_a_pool_is_suspected_when_rarely_solved_prompts_pull_against_the_others() -> None:
-    assert suspicion(evidence(30, -0.15, 1, correct=1)) == pytest.approx(0.5)
-    assert suspicion(evidence(30, -2.0, 2, correct=1)) == 1
-    assert suspicion(evidence(30, 0.3, 1, correct=1)) == 0
-    assert suspicion(evidence(30, -2.0, 1, correct=5)) == 0, "often solved prompts may disagree"
-    assert suspicion(evidence(19, -2.0, 1, correct=1)) == 0, "too few to tell"
+    assert suspicion(0.0, 30) == pytest.approx(0.5)
+    assert suspicion(-9.0, 30) == 1
+    assert suspicion(9.0, 30) == 0
+    assert suspicion(-9.0, 19) == 0, "too few to tell"
+
+
+def test_suspicion_goes_by_the_first_gradient_of_prompts_that_were_rarely_solved_then() -> None:
+    world = made()
+    selector = learned(world, 2 * N // BATCH, measuring=True)
+    known = selector.known
+    rare, measured = known.rare, known.measured.copy()
+    assert 0 < rare < (measured > 0).sum()
+    again = int(np.flatnonzero(measured)[0])
+    for _ in range(3):
+        selector.observe([IDS[again]] * 8, [1.0] + [0.0] * 7)
+        world.mixed = {again}
+        assert selector.measure(world) == 1
+    assert known.measured[again] == measured[again] + 3
+    assert known.rare == rare, "rarely solved by now, but not when it was first met"
 
 
 def test_measuring_asks_for_what_training_met_since_and_may_measure_again() -> None:

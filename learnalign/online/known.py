@@ -16,7 +16,7 @@ from learnalign.config import OnlineConfig
 from learnalign.online.agreement import Shared, compare
 from learnalign.online.history import Doubles, History
 from learnalign.online.schedule import Schedule
-from learnalign.online.weights import Evidence, suspicion, weights
+from learnalign.online.weights import RARELY, Evidence, suspicion, weights
 from learnalign.scoring.rows import Integers
 
 State = dict[str, Any]
@@ -46,8 +46,8 @@ class Known:
         self.unmeasured: npt.NDArray[np.bool_] = np.zeros(size, np.bool_)
         """[N] met since the last measurement."""
         self.shared = Shared(np.zeros(0))
-        self.suspected = 0.0
-        """How much the pool's reference answers are doubted, since the last measurement (see `weights`)."""
+        self.rare_agreement, self.rare = 0.0, 0
+        """Of prompts that were rarely solved when they were first measured: sum of agreements then, and how many."""
 
     def follow(self, line: Line) -> None:
         """Let training take prompts, or count what it sampled of them and weigh them anew."""
@@ -68,12 +68,13 @@ class Known:
         """
         agreement, self.shared = compare(self.shared.aged(self.settings.memory), phi, len(prompts))
         found = ~np.isnan(agreement)
+        rare = found & (self.measured[prompts] == 0) & (self.history.success_rate(prompts) < RARELY)
+        self.rare_agreement += float(agreement[rare].sum())
+        self.rare += int(rare.sum())
         self.agreement_sum[prompts[found]] += agreement[found]
         self.measured[prompts[found]] += 1
         self.unmeasured[:] = False
-        met = np.flatnonzero(self.history.visits)
-        self.suspected = suspicion(self._evidence(met))
-        self._reweigh(met)
+        self._reweigh(np.flatnonzero(self.history.visits))
         return int(found.sum())
 
     def dump(self) -> State:
@@ -83,7 +84,8 @@ class Known:
             "shared": _npy(self.shared.total),
             "gradients": self.shared.gradients,
             "squares": self.shared.squares,
-            "suspected": self.suspected,
+            "rare_agreement": self.rare_agreement,
+            "rare": self.rare,
             "seed": self.schedule.seed,
             "now": self.schedule.now,
             "taken": self.schedule.taken,
@@ -102,7 +104,7 @@ class Known:
             for name in names:
                 setattr(self._holder(holder), name, arrays[name])
         self.shared = Shared(_array(state["shared"]), float(state["gradients"]), float(state["squares"]))
-        self.suspected = float(state["suspected"])
+        self.rare_agreement, self.rare = float(state["rare_agreement"]), int(state["rare"])
         self.history.all_correct, self.history.all_responses = (
             float(state["all_correct"]),
             float(state["all_responses"]),
@@ -114,12 +116,14 @@ class Known:
     def _holder(self, name: str) -> object:
         return getattr(self, name) if name else self
 
-    def _reweigh(self, prompts: Integers) -> None:
-        self.schedule.reweigh(prompts, weights(self._evidence(prompts), self.suspected, self.settings))
+    @property
+    def suspected(self) -> float:
+        """How much the pool's reference answers are doubted, 0 to 1 (see `weights`)."""
+        return suspicion(self.rare_agreement, self.rare)
 
-    def _evidence(self, prompts: Integers) -> Evidence:
+    def _reweigh(self, prompts: Integers) -> None:
         history = self.history
-        return Evidence(
+        known = Evidence(
             history.correct[prompts],
             history.responses[prompts],
             history.visits[prompts],
@@ -127,6 +131,7 @@ class Known:
             self.measured[prompts],
             history.mean,
         )
+        self.schedule.reweigh(prompts, weights(known, self.suspected, self.settings))
 
 
 def _npy(array: npt.NDArray[Any]) -> bytes:

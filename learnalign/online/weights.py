@@ -6,11 +6,12 @@ A group without both verdicts gives no gradient, so that the first factor is the
 share of that of a prompt never met. The second is 1 as long as nothing says that answers are wrong. The gradient of a
 wrong answer pulls against the others', and such a prompt stays rarely solved; neither tells much of one prompt, but
 the pool tells whether there is something to tell: where references are right, rarely solved prompts agree with the
-others as any do; where they pull against the others, many are wrong. So with the suspicion s in [0, 1] of a pool
+others when they are first met; where many are wrong, they pull against them. So with the suspicion s of a pool, 0 to 1,
 
     trust = 1 + s (2 z + 2 (p - mean p)),    z = sum of agreements / (1 + how many),
 
-which shrinks the mean agreement by its noise: two gradients of one prompt correlate by about 0.5.
+which shrinks the mean agreement by its noise: two gradients of one prompt correlate by about 0.5. Later gradients do
+not change the suspicion: what stays rarely solved is ever more the hard part of a pool, and disagrees in any.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ RARELY = 0.35
 """A prompt of a smaller success rate is rarely solved."""
 ENOUGH = 20
 """Rarely solved prompts with a gradient that must be known before a pool is suspected."""
-CERTAIN = -0.3
-"""Their mean agreement at which suspicion is 1."""
+CLEARED, CERTAIN = 0.1, -0.1
+"""Their mean agreement at which suspicion is 0, and 1."""
 SLOPE = 2.0
 """Of trust, in agreement and in success rate."""
 LEAST_TRUST, MOST_TRUST = 0.05, 2.0
@@ -58,12 +59,14 @@ class Evidence(NamedTuple):
         return expected_success_rate(self.responses, self.correct, self.mean)
 
 
-def suspicion(pool: Evidence) -> float:
-    """How much the reference answers of a pool are to be doubted, 0 to 1: by the agreement of rarely solved prompts."""
-    rare = (pool.measured > 0) & (pool.success_rate() < RARELY)
-    if rare.sum() < ENOUGH:
+def suspicion(agreement: float, rare: int) -> float:
+    """How much the reference answers of a pool are to be doubted, 0 to 1.
+
+    agreement: sum over the first gradients of rarely solved prompts, of which there are `rare`.
+    """
+    if rare < ENOUGH:
         return 0.0
-    return float(np.clip(pool.agreement[rare].sum() / pool.measured[rare].sum() / CERTAIN, 0.0, 1.0))
+    return float(np.clip((CLEARED - agreement / rare) / (CLEARED - CERTAIN), 0.0, 1.0))
 
 
 def weights(known: Evidence, suspected: float, settings: OnlineConfig) -> Doubles:
