@@ -1,6 +1,6 @@
 """How far is the search for neighbors on a GPU from the matrix product in it?
 
-k = 32 of 100,000 candidates, as `greedy` asks for them: twice as many and itself, by tiles of a float16 product and
+k = 32 of 100,000 candidates, as `greedy` asks for them: 4 k and itself, by tiles of a float16 product and
 top-k (`learnalign.selection.neighbors.all_pairs.tiled`), at 1,024 numbers a row (where a selection folds them) and at
 4,096. The floor is the product's operations at the rate that the device was seen to multiply at (`bench.ceilings`);
 "products" are the same tiles without top-k. Checked on a sample: a neighbor counts when it is as similar as the k-th of
@@ -22,11 +22,11 @@ from bench.ceilings import Ceilings, best_device, best_on, ceilings, device_name
 from bench.measure import asked_quick, finish
 from bench.sketch import extra_bytes
 from learnalign.selection.neighbors.all_pairs import on_device, tiled
-from learnalign.selection.neighbors.plan import FOLDED
+from learnalign.selection.neighbors.plan import FOLDED, SPARE
 
 SIZES = {"cuda": (100_000, (FOLDED, 4096)), "cpu": (5_000, (256,)), "quick": (300, (32,))}
 K = 32
-FETCH = 2 * K + 1
+FETCH = SPARE * K + 1
 TILE = 8192
 SAMPLED = 256
 RECALL = 0.99

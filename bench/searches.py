@@ -13,11 +13,11 @@ import numpy.typing as npt
 from bench.measure import Peak, finish
 from learnalign.scoring.rows import Rows
 from learnalign.selection.neighbors import nearest, packages, ranking
-from learnalign.selection.neighbors.plan import FEWEST_PROBES, FOLDED
+from learnalign.selection.neighbors.plan import FEWEST_PROBES, FOLDED, SPARE
 from learnalign.selection.neighbors.vectors import folded
 
 K = 32
-FETCH = 2 * K + 1
+FETCH = SPARE * K + 1
 SEARCHES = ("auto", "exact", "int8", "flat", "lists", "ivfflat", "hnsw")
 """Ours, then FAISS's indexes on a CPU."""
 SHARE = 0.05

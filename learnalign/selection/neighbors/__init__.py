@@ -1,6 +1,6 @@
 """The k most similar rows of every row: S_ij = z_i . z_j with z_i = w_i phi_i / |phi_i| (w = V, or 1 for cosines).
 
-An approximate search finds twice as many as are asked for, in fewer dimensions and perhaps among near lists only; the
+An approximate search finds 4 k of them, in fewer dimensions and perhaps among near lists only; the
 similarity of what was found is then computed from the stored rows, and the best k are kept. So a weight is never
 approximate; a neighbor can be missing, and how many are is measured on a sample of the very rows.
 
