@@ -69,7 +69,6 @@ def test_picks_are_those_of_the_rule_as_it_is_written_down() -> None:
             plain.weight[some] = rng.choice([0.25, 0.5, 1.0, 2.0], len(some))
             schedule.reweigh(some, plain.weight[some])
             schedule.first(int(rng.integers(1, size + 1)))  # looking changes nothing
-        assert len(schedule._heap) < 12 * size
     compare_with_plain(2000, 30)
 
 
