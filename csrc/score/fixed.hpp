@@ -79,6 +79,9 @@ int64_t fixed_sum_squares_avx2(const int8_t* row, int64_t d, const void* next);
 // The same with AVX-512 and VNNI (fixed_avx512.cpp).
 void fixed_dot_two_avx512(const int8_t* a, const int8_t* b, const FixedVector& vector, int64_t d, Ahead ahead,
                           int64_t* sums_a, int64_t* sums_b);
+// Both rows' |row|^2 as well.
+void fixed_measure_and_dot_two_avx512(const int8_t* a, const int8_t* b, const FixedVector& vector, int64_t d,
+                                      Ahead ahead, int64_t* squares, int64_t* sums_a, int64_t* sums_b);
 void fixed_add_avx512(const int8_t* const* rows, const int16_t (*weights)[digits], FixedSum& sum, int64_t d,
                       const void* next);
 int64_t fixed_sum_squares_avx512(const int8_t* row, int64_t d, const void* next);

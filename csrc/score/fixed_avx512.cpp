@@ -62,39 +62,83 @@ LEARNALIGN_AVX512 inline __m512i odd_bytes(__m512i x) {
     return _mm512_srai_epi16(x, 8);
 }
 
-}  // namespace
+// A row's products with the digits of a vector, and, where they are asked for, its squares: |x| times |x| as
+// bytes.
+template <bool squared>
+struct RowSums {
+    Digits first, second;
+    __m512i square, seen;
 
-LEARNALIGN_AVX512 void fixed_dot_two_avx512(const int8_t* a, const int8_t* b, const FixedVector& vector,
-                                            int64_t d, Ahead ahead, int64_t* sums_a, int64_t* sums_b) {
+    LEARNALIGN_AVX512 RowSums() : seen(_mm512_setzero_si512()) { clear(); }
+
+    LEARNALIGN_AVX512 void clear() {
+        square = _mm512_setzero_si512();
+        first = second = {square, square};
+    }
+    LEARNALIGN_AVX512 void add(const int8_t* x, const Digits& y0, const Digits& y1) {
+        add_products(load32(x), y0, first);
+        add_products(load32(x + 32), y1, second);
+        if constexpr (squared) {
+            const __m512i size = _mm512_abs_epi8(load(x));
+            seen = _mm512_or_si512(seen, size);
+            square = _mm512_dpbusd_epi32(square, size, size);
+        }
+    }
+    LEARNALIGN_AVX512 void move_to(int64_t* products, int64_t& squares) {
+        add_up_into(first, products);
+        add_up_into(second, products);
+        if constexpr (squared) squares += add_up(square);
+        clear();
+    }
+};
+
+template <bool squared>
+LEARNALIGN_AVX512 void multiply_two(const int8_t* a, const int8_t* b, const FixedVector& vector, int64_t d,
+                                    Ahead ahead, int64_t* sums_a, int64_t* sums_b, int64_t* squares) {
     const int16_t *low = vector.columns.data(), *high = low + d;
-    const __m512i zero = _mm512_setzero_si512();
     const int64_t whole = d / 64 * 64;
-    sums_a[0] = sums_a[1] = sums_b[0] = sums_b[1] = 0;
+    sums_a[0] = sums_a[1] = sums_b[0] = sums_b[1] = squares[0] = squares[1] = 0;
+    RowSums<squared> of_a, of_b;
     for (int64_t begin = 0; begin < whole; begin += chunk) {
         const int64_t end = std::min(whole, begin + chunk);
-        Digits a0 = {zero, zero}, a1 = a0, b0 = a0, b1 = a0;
         for (int64_t k = begin; k < end; k += 64) {
             if (ahead.is_due(k / 64)) {
                 fetch(reinterpret_cast<const char*>(a) + ahead.at(k / 64));
                 fetch(reinterpret_cast<const char*>(b) + ahead.at(k / 64));
             }
-            const Digits m0 = {load(low + k), load(high + k)}, m1 = {load(low + k + 32), load(high + k + 32)};
-            add_products(load32(a + k), m0, a0);
-            add_products(load32(b + k), m0, b0);
-            add_products(load32(a + k + 32), m1, a1);
-            add_products(load32(b + k + 32), m1, b1);
+            const Digits y0 = {load(low + k), load(high + k)}, y1 = {load(low + k + 32), load(high + k + 32)};
+            of_a.add(a + k, y0, y1);
+            of_b.add(b + k, y0, y1);
         }
-        add_up_into(a0, sums_a);
-        add_up_into(a1, sums_a);
-        add_up_into(b0, sums_b);
-        add_up_into(b1, sums_b);
+        of_a.move_to(sums_a, squares[0]);
+        of_b.move_to(sums_b, squares[1]);
     }
     for (int64_t k = whole; k < d; ++k) {
         for (int t = 0; t < digits; ++t) {
             sums_a[t] += int32_t{a[k]} * low[t * d + k];
             sums_b[t] += int32_t{b[k]} * low[t * d + k];
         }
+        squares[0] += int32_t{a[k]} * a[k];
+        squares[1] += int32_t{b[k]} * b[k];
     }
+    if constexpr (squared) {
+        if (_mm512_movepi8_mask(of_a.seen) != 0) squares[0] = fixed_sum_squares(a, d);
+        if (_mm512_movepi8_mask(of_b.seen) != 0) squares[1] = fixed_sum_squares(b, d);
+    }
+}
+
+}  // namespace
+
+LEARNALIGN_AVX512 void fixed_dot_two_avx512(const int8_t* a, const int8_t* b, const FixedVector& vector,
+                                            int64_t d, Ahead ahead, int64_t* sums_a, int64_t* sums_b) {
+    int64_t unused[2];
+    multiply_two<false>(a, b, vector, d, ahead, sums_a, sums_b, unused);
+}
+
+LEARNALIGN_AVX512 void fixed_measure_and_dot_two_avx512(const int8_t* a, const int8_t* b,
+                                                        const FixedVector& vector, int64_t d, Ahead ahead,
+                                                        int64_t* squares, int64_t* sums_a, int64_t* sums_b) {
+    multiply_two<true>(a, b, vector, d, ahead, sums_a, sums_b, squares);
 }
 
 LEARNALIGN_AVX512 void fixed_add_avx512(const int8_t* const* rows, const int16_t (*weights)[digits],

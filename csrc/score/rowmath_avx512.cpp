@@ -257,6 +257,16 @@ void dot_two_int8(const void* a, const void* b, const Direction& direction, int6
     out[1] = join_digits(sums_b, direction.fixed.unit);
 }
 
+void measure_and_dot_two_int8(const void* a, const void* b, const Direction& direction, int64_t d,
+                              Ahead ahead, double* squares, double* out) {
+    int64_t sums_a[digits], sums_b[digits], sums[2];
+    fixed_measure_and_dot_two_avx512(static_cast<const int8_t*>(a), static_cast<const int8_t*>(b),
+                                     direction.fixed, d, ahead, sums, sums_a, sums_b);
+    for (int r = 0; r < 2; ++r) squares[r] = static_cast<double>(sums[r]);
+    out[0] = join_digits(sums_a, direction.fixed.unit);
+    out[1] = join_digits(sums_b, direction.fixed.unit);
+}
+
 void add_rows_int8(const void* const* rows, const double* weights, RowSum& sum, int64_t d, const void* next) {
     const int8_t* row[group_rows];
     int16_t weight[group_rows][digits];
@@ -269,7 +279,8 @@ void add_rows_int8(const void* const* rows, const double* weights, RowSum& sum, 
 
 constexpr RowMath half_table = {measure_half, dot_two<Half>, add_rows_half, Order::kept,
                                 measure_and_dot_two_half};
-constexpr RowMath int8_table = {measure_int8, dot_two_int8, add_rows_int8};
+constexpr RowMath int8_table = {measure_int8, dot_two_int8, add_rows_int8, Order::kept,
+                                measure_and_dot_two_int8};
 
 }  // namespace
 
