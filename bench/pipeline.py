@@ -2,15 +2,16 @@
 
 A run directory of each size goes through every stage, one process a stage and one thread: pool, rollout, reward
 (`exact`), sketch, score, select (`top`, 1 %), report; and the import of a log of the same responses as text. No policy
-answers and no gradient is taken: stage rollout is replaced by a writer of made-up responses in parts of 128 prompts,
-2 responses each; within stage sketch the sketcher alone is, by one that gives random rows (int8, d = 1,024 unless
---dimension says otherwise), so that its reading, batching and store are what they are in a run.
+answers and no gradient is taken: stage rollout is replaced by a writer of made-up responses, 2 to a prompt, in files of
+as many as vLLM and servers are asked for at once (--part 256: as with transformers); within stage sketch the sketcher
+alone is, by one that gives random rows (int8, d = 1,024 unless --dimension says otherwise), so that its reading,
+batching and store are what they are in a run.
 
 Of every stage: processor time, so that a busy machine does not show; rows a second of it (prompts; responses for reward
 and import); and the largest anonymous memory above that before the stage. The exponents compare the two largest sizes:
 1 is linear.
 
-    python -m bench.pipeline [--rows 10000 100000] [--folder FOLDER] [--quick]
+    python -m bench.pipeline [--rows 10000 100000] [--folder FOLDER] [--part RESPONSES] [--quick]
 
 The last line is one JSON object.
 """
@@ -42,6 +43,7 @@ from learnalign.demo.run import POLICY
 from learnalign.gradient import Costs, Gap, Group, Sketched
 from learnalign.logs.importing import import_rollouts
 from learnalign.progress import Progress
+from learnalign.rollout import BATCH_SEQUENCES
 from learnalign.rollout.parts import part_name
 from learnalign.runs import pipeline
 from learnalign.runs.directory import create_run, open_run
@@ -51,7 +53,6 @@ from learnalign.schemas import ROLLOUTS, SKIPPED
 STAGES = ("pool", "rollout", "reward", "sketch", "score", "select", "report", "import")
 SYNTHETIC = ("rollout", "sketch")
 RESPONSES = 2
-PART = 128
 
 
 def main() -> None:
@@ -60,11 +61,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--quick", action="store_true", help="500 and 2,000 rows")
     parser.add_argument("--dimension", type=int, default=1024)
+    parser.add_argument("--part", type=int, default=BATCH_SEQUENCES["vllm"], help="responses in a file")
     parser.add_argument("--folder", help="where the runs go (default: a temporary folder)")
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.stage:
-        print(json.dumps(measured(asked.stage, Path(asked.folder), asked.rows[0], asked.dimension)))
+        print(json.dumps(measured(asked.stage, Path(asked.folder), asked.rows[0], asked)))
         return
     sizes = sorted([500, 2000] if asked.quick else asked.rows)
     found: dict[str, list[dict[str, float]]] = {stage: [] for stage in STAGES}
@@ -72,30 +74,37 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
             write_inputs(Path(folder), rows)
             for stage in STAGES:
-                found[stage].append(child(stage, folder, rows, asked.dimension))
+                found[stage].append(child(stage, folder, rows, asked))
                 print(f"{rows:>9,} {stage}: {found[stage][-1]}", file=sys.stderr, flush=True)
     print_table(sizes, found)
     finish(
-        "pipeline", {"rows": sizes, "dimension": asked.dimension, "stages": found, "exponents": exponents(sizes, found)}
+        "pipeline",
+        {
+            "rows": sizes,
+            "dimension": asked.dimension,
+            "part": asked.part,
+            "stages": found,
+            "exponents": exponents(sizes, found),
+        },
     )
 
 
-def child(stage: str, folder: str, rows: int, dimension: int) -> dict[str, float]:
+def child(stage: str, folder: str, rows: int, asked: argparse.Namespace) -> dict[str, float]:
     """What `measured` says in a process that does nothing else."""
     command = [sys.executable, "-m", "bench.pipeline", "--stage", stage, "--folder", folder]
-    command += ["--rows", str(rows), "--dimension", str(dimension)]
+    command += ["--rows", str(rows), "--dimension", str(asked.dimension), "--part", str(asked.part)]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     done = subprocess.run(command, env=os.environ | threads, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def measured(stage: str, folder: Path, rows: int, dimension: int) -> dict[str, float]:
+def measured(stage: str, folder: Path, rows: int, asked: argparse.Namespace) -> dict[str, float]:
     """Processor seconds, rows a second of them and MB of peak memory of one stage."""
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    config = config_of(folder, rows, dimension)
+    config = config_of(folder, rows, asked.dimension)
     if stage != "import":
         pipeline.load(stage)  # its imports are not the stage's time
     with Peak() as peak:
@@ -103,9 +112,9 @@ def measured(stage: str, folder: Path, rows: int, dimension: int) -> dict[str, f
         if stage == "import":
             import_rollouts(folder / "imported", [folder / "log.jsonl"], config, Progress())
         elif stage == "rollout":
-            write_rollouts(folder / "run", rows)
+            write_rollouts(folder / "run", rows, asked.part // RESPONSES)
         else:
-            sketch.open_workers = lambda *_: nullcontext(LocalWorkers(RandomSketcher(dimension)))  # type: ignore[assignment,attr-defined]
+            sketch.open_workers = lambda *_: nullcontext(LocalWorkers(RandomSketcher(asked.dimension)))  # type: ignore[assignment,attr-defined]
             pipeline.work(create_run(folder / "run", config), config, stage, Progress())
         seconds = time.process_time() - started
     counted = rows * RESPONSES if stage in ("reward", "import") else rows
@@ -148,8 +157,8 @@ def write_inputs(folder: Path, rows: int) -> None:
                 log.write(json.dumps({"prompt_id": prompt_id, "prompt": problem, "response": text}) + "\n")
 
 
-def write_rollouts(path: Path, rows: int) -> None:
-    """In place of stage rollout: parts of made-up responses, with its record."""
+def write_rollouts(path: Path, rows: int, prompts: int) -> None:
+    """In place of stage rollout: parts of made-up responses to so many prompts, with its record."""
     run = open_run(path)
     stage = pipeline.load("rollout")
     with run.locked():
@@ -160,10 +169,10 @@ def write_rollouts(path: Path, rows: int) -> None:
             for number, text in enumerate(said):
                 tokens = [5 + (row + k) % 40 for k in range(12)]
                 waiting.append((prompt_id, number, [7] * 8, tokens, None, len(tokens), text, "stop"))
-            if row % PART == 0 or row == rows:
+            if row % prompts == 0 or row == rows:
                 columns = zip(*waiting, strict=True)
                 arrays = [pa.array(c, f.type) for c, f in zip(columns, ROLLOUTS, strict=True)]
-                part = path / "rollouts" / part_name(0, (row - 1) // PART)
+                part = path / "rollouts" / part_name(0, (row - 1) // prompts)
                 files.write_parquet(part, pa.table(arrays, schema=ROLLOUTS))
                 waiting = []
         files.write_parquet(path / "rollouts" / "skipped.parquet", SKIPPED.empty_table())
