@@ -27,7 +27,7 @@ from torch import Tensor
 
 from bench.ceilings import Ceilings, best_device, best_on, ceilings, device_name, rounded
 from bench.measure import asked_quick, finish
-from bench.sketch import extra_bytes
+from bench.memory import extra_bytes
 
 DIMENSION = 8192
 KEYS = {"layer": 7, "seed": 11}

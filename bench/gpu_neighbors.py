@@ -20,7 +20,7 @@ import torch
 
 from bench.ceilings import Ceilings, best_device, best_on, ceilings, device_name, rounded
 from bench.measure import asked_quick, finish
-from bench.sketch import extra_bytes
+from bench.memory import extra_bytes
 from learnalign.selection.neighbors.all_pairs import on_device, tiled
 from learnalign.selection.neighbors.plan import FOLDED, SPARE
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from bench.ceilings import best_device, best_on, ceilings, device_name, rounded
 from bench.measure import asked_quick, finish
-from bench.sketch import extra_bytes
+from bench.memory import extra_bytes
 from learnalign.scoring.gpu import score_tensor
 
 SIZES = {"cuda": (1_000_000, 4096), "cpu": (20_000, 1024), "quick": (500, 64)}

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from bench.ceilings import Ceilings, best_device, best_on, ceilings, device_name, rounded
 from bench.measure import asked_quick, finish
-from bench.sketch import extra_bytes
+from bench.memory import extra_bytes
 from learnalign.gradient.head import head_bytes
 
 SIZES: dict[str, dict[str, tuple[int, int, int]]] = {

@@ -27,7 +27,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from bench.ceilings import best_device, device_name
 from bench.measure import finish
-from bench.sketch import SHAPES, extra_bytes, ours, random_groups, random_model, sketcher_of
+from bench.memory import extra_bytes
+from bench.shapes import SHAPES, random_groups, random_model
+from bench.sketch_ours import ours, sketcher_of
 
 HEAD = "vocabulary head"
 KINDS = {

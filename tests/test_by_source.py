@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from learnalign import cli
 from learnalign.cli import app
+from learnalign.cli.asked import Asked
 from learnalign.config import Config, RewardConfig, get, parse_assignments, read_config, to_toml
 from learnalign.demo.run import POLICY
 from learnalign.errors import ConfigError, RewardError
@@ -57,7 +57,8 @@ def test_other_names_are_refused(verifier: str) -> None:
 
 def test_functions_are_found_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    config = cli._config(tmp_path / "run", None, {}, ["reward.by_source.a=mine.py:reward", "reward.by_source.b=math"])
+    asked = Asked({}, ["reward.by_source.a=mine.py:reward", "reward.by_source.b=math"], None)
+    config = asked.config(tmp_path / "run")
     assert config.reward.by_source == {"a": f"{tmp_path / 'mine.py'}:reward", "b": "math"}
 
 

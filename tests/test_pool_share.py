@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from learnalign import cli
+from learnalign.cli.asked import named
 from learnalign.config import PoolConfig
 from learnalign.errors import PoolError
 from learnalign.pool import Pool, read_pool
@@ -70,7 +70,7 @@ def test_a_file_may_have_the_sign_in_its_name(tmp_path: Path) -> None:
 
 def test_the_command_line_leaves_shares_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    given = cli._named(pool=["a.jsonl#30%", "openai/gsm8k#100"])
+    given = named(pool=["a.jsonl#30%", "openai/gsm8k#100"])
     assert given == {"pool": {"path": [f"{tmp_path / 'a.jsonl'}#30%", "openai/gsm8k#100"]}}
 
 

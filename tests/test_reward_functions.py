@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from learnalign import cli
+from learnalign.cli.asked import Asked
 from learnalign.config import Config, PolicyConfig, PoolConfig, RewardConfig, RolloutConfig, SelectConfig, SketchConfig
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import POLICY
@@ -206,6 +206,6 @@ def test_in_a_run_a_changed_function_makes_its_stage_stale(tmp_path: Path) -> No
 def test_the_command_line_remembers_where_the_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a run can be gone on with from another folder."""
     monkeypatch.chdir(tmp_path)
-    config = cli._config(tmp_path / "run", None, {}, ["reward.verifier=mine.py:reward"])
+    config = Asked({}, ["reward.verifier=mine.py:reward"], None).config(tmp_path / "run")
     assert config.reward.verifier == f"{tmp_path / 'mine.py'}:reward"
-    assert cli._config(tmp_path / "run", None, {}, []).reward.verifier == "math"
+    assert Asked({}, [], None).config(tmp_path / "run").reward.verifier == "math"
