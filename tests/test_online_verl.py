@@ -248,6 +248,20 @@ def test_a_checkpoint_of_another_pool_is_refused(tmp_path: Path) -> None:
     other.load_state_dict(state)
 
 
+def test_a_checkpoint_of_other_prompts_at_the_same_rows_is_refused(tmp_path: Path) -> None:
+    """Rows are known by number: another file, or another order, of as many rows would take the verdicts of these."""
+    state = Trainer(config(tmp_path)).train_dataset.state_dict()
+    settings = config(tmp_path)
+    lines = (tmp_path / "train.jsonl").read_text().splitlines(keepends=True)
+    for changed in ([*lines[1:], lines[0]], [*lines[:-1], lines[-1].replace("train 19", "train 91")]):
+        assert len(changed) == ROWS and changed != lines
+        (tmp_path / "train.jsonl").write_text("".join(changed))
+        with pytest.raises(RunError, match="other prompts in another order: go on with the same files"):
+            Trainer(settings).train_dataset.load_state_dict(state)
+    (tmp_path / "train.jsonl").write_text("".join(lines))
+    Trainer(settings).train_dataset.load_state_dict(state)
+
+
 def test_without_our_replay_buffer_it_stops_after_two_passes(tmp_path: Path) -> None:
     dataset = Trainer(config(tmp_path)).train_dataset
     for _ in range(2 * ROWS // BATCH + 1):

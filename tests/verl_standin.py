@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 from torch.utils.data import DataLoader, Dataset
 
 
@@ -59,10 +60,11 @@ class RLHFDataset(Dataset[dict[str, Any]]):
         self, data_files: Any, tokenizer: Any, config: Any, processor: Any = None, max_samples: int = -1
     ) -> None:
         files = [data_files] if isinstance(data_files, str) else data_files
-        self.dataframe = [json.loads(line) for file in files for line in Path(file).read_text().splitlines()]
+        lines = [json.loads(line) for file in files for line in Path(file).read_text().splitlines()]
+        self.prompt_key, self.dataframe = "prompt", datasets.Dataset.from_list(lines)
 
     def __len__(self) -> int:
-        return len(self.dataframe)
+        return int(self.dataframe.num_rows)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
         row = dict(self.dataframe[item])

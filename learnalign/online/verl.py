@@ -17,7 +17,10 @@ in data.pt, as the state of the dataset. This module takes no gradients: see `le
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import transfer_queue as tq
@@ -91,12 +94,26 @@ class OnlineDataset(RLHFDataset):  # type: ignore[misc]
 
     def state_dict(self) -> dict[str, Any]:
         """All that is known, for verl's data.pt; nothing for validation."""
-        return {} if self.selector is None else dict(self.selector.state_dict())
+        return {} if self.selector is None else {**self.selector.state_dict(), "prompts": self._prompts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint. Raises `RunError` for one of another pool."""
-        if self.selector is not None:
-            self.selector.load_state_dict(dict(state))
+        """Go on from a checkpoint. Raises `RunError` for one of another pool, or of other prompts at its rows."""
+        if self.selector is None:
+            return
+        if state.get("prompts") != self._prompts:
+            raise RunError(
+                "this checkpoint's selection is of another pool, or of other prompts in another order: go on with the "
+                "same files, data.max_prompt_length and filters, or begin anew without its data.pt"
+            )
+        self.selector.load_state_dict(dict(state))
+
+    @cached_property
+    def _prompts(self) -> str:
+        """A digest of all prompts in their order: rows are numbers, and those of another file are the same."""
+        digest = hashlib.sha256()
+        for prompt in self.dataframe[self.prompt_key]:
+            digest.update(json.dumps(prompt, sort_keys=True, default=str).encode() + b"\0")
+        return digest.hexdigest()
 
 
 class _Observing:
