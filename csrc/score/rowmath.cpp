@@ -123,17 +123,7 @@ const RowMath& row_math(Dtype dtype, Simd path) {
 #else
     (void)path;
 #endif
-    switch (dtype) {
-        case Dtype::int8:
-            return int8_table;
-        case Dtype::float16:
-            return half_table;
-        case Dtype::float32:
-            return table<float>;
-        case Dtype::float64:
-            break;
-    }
-    return table<double>;
+    return of_format(dtype, int8_table, half_table, table<float>, table<double>);
 }
 
 double cut_weight(double x, Dtype dtype) {

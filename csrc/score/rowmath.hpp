@@ -88,6 +88,22 @@ double cut_weight(double x, Dtype dtype);
 
 const RowMath& row_math(Dtype dtype, Simd path);
 
+// A path's choice between its tables.
+inline const RowMath& of_format(Dtype dtype, const RowMath& int8, const RowMath& half, const RowMath& single,
+                                const RowMath& wide) {
+    switch (dtype) {
+        case Dtype::int8:
+            return int8;
+        case Dtype::float16:
+            return half;
+        case Dtype::float32:
+            return single;
+        case Dtype::float64:
+            break;
+    }
+    return wide;
+}
+
 // out = half(float(row * factor)), the product in float64.
 void scale_to_half(const float* row, double factor, Half* out, int64_t d, Simd path);
 

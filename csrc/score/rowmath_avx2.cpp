@@ -2,7 +2,7 @@
 // compiler flags, so that nothing else in this file may use an instruction the machine lacks. FMA only
 // where the product is exact, see rowmath.hpp.
 #if defined(__x86_64__)
-#include "score/rowmath.hpp"
+#include "score/fixedrows.hpp"
 
 #include <immintrin.h>
 
@@ -275,46 +275,14 @@ LEARNALIGN_AVX2 void add_rows_half(const void* const* rows, const double* weight
     }
 }
 
-double measure_int8(const void* row, int64_t d, const void* next) {
-    return static_cast<double>(fixed_sum_squares_avx2(static_cast<const int8_t*>(row), d, next));
-}
-
-void dot_two_int8(const void* a, const void* b, const Direction& direction, int64_t d, Ahead ahead,
-                  double* out) {
-    int64_t sums_a[digits], sums_b[digits];
-    fixed_dot_two_avx2(static_cast<const int8_t*>(a), static_cast<const int8_t*>(b), direction.fixed, d,
-                       ahead, sums_a, sums_b);
-    out[0] = join_digits(sums_a, direction.fixed.unit);
-    out[1] = join_digits(sums_b, direction.fixed.unit);
-}
-
-void add_rows_int8(const void* const* rows, const double* weights, RowSum& sum, int64_t d, const void* next) {
-    const int8_t* row[group_rows];
-    int16_t weight[group_rows][digits];
-    for (int r = 0; r < group_rows; ++r) {
-        row[r] = static_cast<const int8_t*>(rows[r]);
-        write_digits(weights[r], sum.fixed.unit, weight[r]);
-    }
-    fixed_add_avx2(row, weight, sum.fixed, d, next);
-}
-
 constexpr RowMath half_table = {measure_half, dot_two_half, add_rows_half, Order::moved};
-constexpr RowMath int8_table = {measure_int8, dot_two_int8, add_rows_int8};
+constexpr RowMath int8_table = {measure_fixed<fixed_sum_squares_avx2>, dot_two_fixed<fixed_dot_two_avx2>,
+                                add_rows_fixed<fixed_add_avx2>};
 
 }  // namespace
 
 const RowMath& row_math_avx2(Dtype dtype) {
-    switch (dtype) {
-        case Dtype::int8:
-            return int8_table;
-        case Dtype::float16:
-            return half_table;
-        case Dtype::float32:
-            return table<float>;
-        case Dtype::float64:
-            break;
-    }
-    return table<double>;
+    return of_format(dtype, int8_table, half_table, table<float>, table<double>);
 }
 
 LEARNALIGN_AVX2 void scale_to_half_avx2(const float* row, double factor, Half* out, int64_t d) {

@@ -1,7 +1,7 @@
 // The AVX-512 path: the loops of rowmath.cpp with eight lanes to a register. Target attributes and FMA as in
 // rowmath_avx2.cpp.
 #if defined(__x86_64__)
-#include "score/rowmath.hpp"
+#include "score/fixedrows.hpp"
 
 #include "common/avx512.hpp"
 #include "score/halfsquares.hpp"
@@ -244,58 +244,16 @@ LEARNALIGN_AVX512 void add_rows_half(const void* const* rows, const double* weig
     add_rows<Half>(rows, scaled, sum, d, next);
 }
 
-double measure_int8(const void* row, int64_t d, const void* next) {
-    return static_cast<double>(fixed_sum_squares_avx512(static_cast<const int8_t*>(row), d, next));
-}
-
-void dot_two_int8(const void* a, const void* b, const Direction& direction, int64_t d, Ahead ahead,
-                  double* out) {
-    int64_t sums_a[digits], sums_b[digits];
-    fixed_dot_two_avx512(static_cast<const int8_t*>(a), static_cast<const int8_t*>(b), direction.fixed, d,
-                         ahead, sums_a, sums_b);
-    out[0] = join_digits(sums_a, direction.fixed.unit);
-    out[1] = join_digits(sums_b, direction.fixed.unit);
-}
-
-void measure_and_dot_two_int8(const void* a, const void* b, const Direction& direction, int64_t d,
-                              Ahead ahead, double* squares, double* out) {
-    int64_t sums_a[digits], sums_b[digits], sums[2];
-    fixed_measure_and_dot_two_avx512(static_cast<const int8_t*>(a), static_cast<const int8_t*>(b),
-                                     direction.fixed, d, ahead, sums, sums_a, sums_b);
-    for (int r = 0; r < 2; ++r) squares[r] = static_cast<double>(sums[r]);
-    out[0] = join_digits(sums_a, direction.fixed.unit);
-    out[1] = join_digits(sums_b, direction.fixed.unit);
-}
-
-void add_rows_int8(const void* const* rows, const double* weights, RowSum& sum, int64_t d, const void* next) {
-    const int8_t* row[group_rows];
-    int16_t weight[group_rows][digits];
-    for (int r = 0; r < group_rows; ++r) {
-        row[r] = static_cast<const int8_t*>(rows[r]);
-        write_digits(weights[r], sum.fixed.unit, weight[r]);
-    }
-    fixed_add_avx512(row, weight, sum.fixed, d, next);
-}
-
 constexpr RowMath half_table = {measure_half, dot_two<Half>, add_rows_half, Order::kept,
                                 measure_and_dot_two_half};
-constexpr RowMath int8_table = {measure_int8, dot_two_int8, add_rows_int8, Order::kept,
-                                measure_and_dot_two_int8};
+constexpr RowMath int8_table = {measure_fixed<fixed_sum_squares_avx512>, dot_two_fixed<fixed_dot_two_avx512>,
+                                add_rows_fixed<fixed_add_avx512>, Order::kept,
+                                measure_and_dot_two_fixed<fixed_measure_and_dot_two_avx512>};
 
 }  // namespace
 
 const RowMath& row_math_avx512(Dtype dtype) {
-    switch (dtype) {
-        case Dtype::int8:
-            return int8_table;
-        case Dtype::float16:
-            return half_table;
-        case Dtype::float32:
-            return table<float>;
-        case Dtype::float64:
-            break;
-    }
-    return table<double>;
+    return of_format(dtype, int8_table, half_table, table<float>, table<double>);
 }
 
 }  // namespace learnalign
