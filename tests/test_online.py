@@ -14,7 +14,7 @@ from learnalign.online import OnlineConfig, OnlineSelector
 from learnalign.online.agreement import Shared, compare
 from learnalign.online.history import Doubles, History
 from learnalign.online.pairs import Pairs
-from learnalign.online.schedule import Schedule, uniform
+from learnalign.online.schedule import SAMPLE, Schedule, uniform
 from learnalign.online.weights import LEAST_TRUST, Evidence, suspicion, weights
 from learnalign.scoring.learnability import expected_both
 from tests.online_world import BATCH, IDS, D, N, learned, made
@@ -70,6 +70,20 @@ def test_picks_are_those_of_the_rule_as_it_is_written_down() -> None:
             schedule.reweigh(some, plain.weight[some])
             schedule.first(int(rng.integers(1, size + 1)))  # looking changes nothing
     compare_with_plain(2000, 30)
+
+
+@pytest.mark.parametrize("sampled", [-5.0, 0.0, 5.0])
+def test_the_first_are_found_whatever_a_sample_says(sampled: float) -> None:
+    """Of a pool larger than the sample; what is sampled is due long before the others, like them, or long after."""
+    size = 3 * SAMPLE + 7
+    schedule = Schedule(size, 2)
+    weight = np.random.default_rng(4).choice([0.25, 1.0], size)
+    schedule.reweigh(np.arange(size), weight)
+    schedule.last[:: size // SAMPLE] += sampled
+    schedule.index()
+    due = schedule.last + schedule.jitter / weight
+    for n in (1, 8, 512, SAMPLE, size - 1, size):
+        assert schedule.first(n).tolist() == np.lexsort((np.arange(size), due))[:n].tolist()
 
 
 def test_jitter_is_numbered_and_uniform() -> None:

@@ -254,7 +254,8 @@ def test_a_checkpoint_of_other_prompts_at_the_same_rows_is_refused(tmp_path: Pat
     settings = config(tmp_path)
     lines = (tmp_path / "train.jsonl").read_text().splitlines(keepends=True)
     for changed in ([*lines[1:], lines[0]], [*lines[:-1], lines[-1].replace("train 19", "train 91")]):
-        assert len(changed) == ROWS and changed != lines
+        assert len(changed) == ROWS
+        assert changed != lines
         (tmp_path / "train.jsonl").write_text("".join(changed))
         with pytest.raises(RunError, match="other prompts in another order: go on with the same files"):
             Trainer(settings).train_dataset.load_state_dict(state)
