@@ -130,10 +130,10 @@ void *mmap(void *address, size_t size, int protection, int flags, int descriptor
     return mmap64(address, size, protection, flags, descriptor, offset);
 }
 int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument) {
-    /* C++ threads start in libstdc++; Python's and BLAS's do not. */
+    /* C++ threads start in libstdc++; Python's and BLAS's do not (whose path may go through numpy/_core). */
     Dl_info from;
     const char *library = dladdr(__builtin_return_address(0), &from) ? from.dli_fname : NULL;
-    const char *where = library != NULL && strstr(library, "libstdc++") != NULL ? "core" : library;
-    const int error = fault("pthread_create", where);
+    const int ours = library != NULL && strstr(library, "libstdc++") != NULL;
+    const int error = fault("pthread_create", ours ? "core" : "elsewhere");
     return error ? error : NEXT(pthread_create)(thread, attributes, start, argument);
 }
