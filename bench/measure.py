@@ -77,27 +77,33 @@ def table(seconds: Mapping[str, float], floor: str) -> None:
 
 
 class Peak:
-    """The largest anonymous memory of this process while a block runs, above that before it, in bytes."""
+    """The largest anonymous memory of this process while a block runs, above that before it, in bytes.
+
+    every: seconds between two looks.
+    """
+
+    def __init__(self, every: float = 0.05) -> None:
+        self._every = every
 
     def __enter__(self) -> Peak:
-        self._before, self.grown, self._done = anonymous(), 0, threading.Event()
+        self._before, self.grown, self._done = kernel_bytes("RssAnon"), 0, threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
         return self
 
     def _watch(self) -> None:
-        while not self._done.wait(0.05):
-            self.grown = max(self.grown, anonymous() - self._before)
+        while not self._done.wait(self._every):
+            self.grown = max(self.grown, kernel_bytes("RssAnon") - self._before)
 
     def __exit__(self, *error: object) -> None:
         self._done.set()
         self._thread.join()
 
 
-def anonymous() -> int:
-    """Bytes of memory of this process that are no mapped file."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) * 1024
+def kernel_bytes(name: str, file: str = "/proc/self/status") -> int:
+    """A line of the kernel's, such as `RssAnon:  1234 kB` (memory of this process that is no mapped file), in bytes."""
+    with open(file) as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024
 
 
 def finish(question: str, result: Mapping[str, Any], *packages: str) -> None:

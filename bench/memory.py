@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from bench.measure import kernel_bytes
+
 
 def extra_bytes(run: Callable[[], object], device: str) -> int:
     """The highest memory of one run beyond what was there before."""
@@ -23,19 +25,16 @@ def extra_bytes(run: Callable[[], object], device: str) -> int:
 
 
 def reset_peak(device: str) -> int:
+    """Let the peak start anew; bytes of now."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier ways have freed
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of resident memory starts anew
-    return status_bytes("VmRSS")
+    return kernel_bytes("VmRSS")
 
 
 def peak(device: str) -> int:
-    return torch.cuda.max_memory_allocated() if device == "cuda" else status_bytes("VmHWM")
-
-
-def status_bytes(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
+    """Bytes, since `reset_peak`."""
+    return torch.cuda.max_memory_allocated() if device == "cuda" else kernel_bytes("VmHWM")

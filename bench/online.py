@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import sys
 import tempfile
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.measure import kernel_bytes
 from learnalign.config import OnlineConfig
 from learnalign.online import OnlineSelector
 from learnalign.online.history import Doubles
@@ -117,14 +117,9 @@ def _look_up(place: dict[str, int], named: list[str]) -> list[int]:
 def memory(size: int) -> float:
     """MB that a selector takes, ids in a dictionary included; the list of ids is the caller's."""
     ids = [f"prompt-{k}" for k in range(size)]
-    before = _resident()
+    before = kernel_bytes("VmRSS")
     selector = OnlineSelector(ids)
-    return _resident() - before if len(selector.ids) == size else 0.0
-
-
-def _resident() -> float:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize() / 1e6
+    return (kernel_bytes("VmRSS") - before) / 1e6 if len(selector.ids) == size else 0.0
 
 
 def main(arguments: list[str]) -> None:

@@ -1,15 +1,16 @@
 """What do the stages cost beside sampling and sketching, and how does that grow with the pool?
 
 A run directory of each size goes through every stage, one process a stage and one thread: pool, rollout, reward
-(`exact`), sketch, score, select (`top`, 1 %), report; and the import of a log of the same responses as text. No policy
-answers and no gradient is taken: stage rollout is replaced by a writer of made-up responses, 2 to a prompt, in files of
-as many as vLLM and servers are asked for at once (--part 256: as with transformers); within stage sketch the sketcher
-alone is, by one that gives random rows (int8, d = 1,024 unless --dimension says otherwise), so that its reading,
-batching and store are what they are in a run.
+(`exact`), sketch, score, select (`top`, 1 %), report; and the import of a log of the same responses as text, beside its
+floor: rendering and encoding the prompts, and encoding the responses (`encode`), which every import of text must. No
+policy answers and no gradient is taken: stage rollout is replaced by a writer of made-up responses, 2 to a prompt, in
+files of as many as vLLM and servers are asked for at once (--part 256: as with transformers); within stage sketch the
+sketcher alone is, by one that gives random rows (int8, d = 1,024 unless --dimension says otherwise), so that its
+reading, batching and store are what they are in a run.
 
-Of every stage: processor time, so that a busy machine does not show; rows a second of it (prompts; responses for reward
-and import); and the largest anonymous memory above that before the stage. The exponents compare the two largest sizes:
-1 is linear.
+Of every stage: processor time, so that a busy machine does not show; rows a second of it (prompts; responses for
+reward, import and encode); and the largest anonymous memory above that before the stage. The exponents compare the two
+largest sizes: 1 is linear.
 
     python -m bench.pipeline [--rows 10000 100000] [--folder FOLDER] [--part RESPONSES] [--quick]
 
@@ -29,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ from learnalign.config import Config, PolicyConfig, PoolConfig, RewardConfig, Ro
 from learnalign.demo.run import POLICY
 from learnalign.gradient import Costs, Gap, Group, Sketched
 from learnalign.logs.importing import import_rollouts
+from learnalign.policy import load_renderer
 from learnalign.progress import Progress
 from learnalign.rollout import BATCH_SEQUENCES
 from learnalign.rollout.parts import part_name
@@ -50,7 +53,7 @@ from learnalign.runs.directory import create_run, open_run
 from learnalign.runs.stages import sketch
 from learnalign.schemas import ROLLOUTS, SKIPPED
 
-STAGES = ("pool", "rollout", "reward", "sketch", "score", "select", "report", "import")
+STAGES = ("pool", "rollout", "reward", "sketch", "score", "select", "report", "import", "encode")
 SYNTHETIC = ("rollout", "sketch")
 RESPONSES = 2
 
@@ -65,6 +68,8 @@ def main() -> None:
     parser.add_argument("--folder", help="where the runs go (default: a temporary folder)")
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.part < RESPONSES:
+        parser.error(f"--part must be at least {RESPONSES}: the responses of a prompt stay together")
     if asked.stage:
         print(json.dumps(measured(asked.stage, Path(asked.folder), asked.rows[0], asked)))
         return
@@ -105,19 +110,21 @@ def measured(stage: str, folder: Path, rows: int, asked: argparse.Namespace) -> 
     pa.set_io_thread_count(1)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     config = config_of(folder, rows, asked.dimension)
-    if stage != "import":
+    if stage not in ("import", "encode"):
         pipeline.load(stage)  # its imports are not the stage's time
     with Peak() as peak:
         started = time.process_time()
         if stage == "import":
             import_rollouts(folder / "imported", [folder / "log.jsonl"], config, Progress())
+        elif stage == "encode":
+            encode(config, rows)
         elif stage == "rollout":
             write_rollouts(folder / "run", rows, asked.part // RESPONSES)
         else:
             sketch.open_workers = lambda *_: nullcontext(LocalWorkers(RandomSketcher(asked.dimension)))  # type: ignore[assignment,attr-defined]
             pipeline.work(create_run(folder / "run", config), config, stage, Progress())
         seconds = time.process_time() - started
-    counted = rows * RESPONSES if stage in ("reward", "import") else rows
+    counted = rows * RESPONSES if stage in ("reward", "import", "encode") else rows
     return {
         "cpu_seconds": round(seconds, 3),
         "rows_per_second": round(counted / seconds),
@@ -155,6 +162,14 @@ def write_inputs(folder: Path, rows: int) -> None:
             pool.write(json.dumps({"id": prompt_id, "problem": problem, "answer": str(2 * row + 1)}) + "\n")
             for text in said:
                 log.write(json.dumps({"prompt_id": prompt_id, "prompt": problem, "response": text}) + "\n")
+
+
+def encode(config: Config, rows: int) -> None:
+    """The texts of the log as token ids, a block at a time, and nothing else."""
+    renderer, waiting = load_renderer(config.policy), problems(rows)
+    while block := list(islice(waiting, 4096)):
+        renderer.encode_all([(problem, None, None) for _, problem, _ in block])
+        renderer.ids([text for _, _, said in block for text in said])
 
 
 def write_rollouts(path: Path, rows: int, prompts: int) -> None:

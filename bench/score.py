@@ -23,9 +23,8 @@ import argparse
 import os
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bench.measure import best, finish, table
+from bench.measure import Peak, best, finish, kernel_bytes, table
 from learnalign.config import SketchConfig
 from learnalign.demo.pool import write_pool
 from learnalign.demo.run import demo_config
@@ -67,7 +66,7 @@ def main() -> None:
         compare_formats(asked.real)
         return
     rows = asked.rows or (20_000 if asked.quick else FULL_ROWS[asked.dtype])
-    wanted, there = rows * DIMENSION * np.dtype(asked.dtype).itemsize, kernel_bytes("/proc/meminfo", "MemAvailable")
+    wanted, there = rows * DIMENSION * np.dtype(asked.dtype).itemsize, kernel_bytes("MemAvailable", "/proc/meminfo")
     if wanted > 0.9 * there:
         sys.exit(f"{wanted / 1e9:.1f} GB of rows do not stay in {there / 1e9:.1f} GB of memory: name fewer --rows")
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
@@ -126,32 +125,6 @@ def torch_scores(rows: npt.NDArray[Any], learnability: npt.NDArray[np.float64]) 
     return scores
 
 
-def kernel_bytes(file: str, name: str) -> int:
-    """A line of /proc such as `RssAnon:  1234 kB`."""
-    with open(file) as lines:
-        return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024
-
-
-def peak_growth(run: Callable[[], object]) -> int:
-    """Bytes of anonymous memory that this process holds more, at most, while `run` works; looked at every ms."""
-
-    def anonymous() -> int:
-        return kernel_bytes("/proc/self/status", "RssAnon")
-
-    seen, done = [anonymous()], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.001):
-            seen.append(anonymous())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    run()
-    done.set()
-    watcher.join()
-    return max(seen) - seen[0]
-
-
 def measure(rows: npt.NDArray[Any], repeats: int) -> None:
     """Run everything in turns and print the ratios."""
     threads = len(os.sched_getaffinity(0))
@@ -172,7 +145,8 @@ def measure(rows: npt.NDArray[Any], repeats: int) -> None:
             list(pool.map(np.max, np.array_split(words, parts)))
 
         one_pass(threads)
-        grown = peak_growth(lambda: ours(learnability, threads))
+        with Peak(every=0.001) as peak:
+            ours(learnability, threads)
         seconds = best(
             repeats,
             floor=lambda: one_pass(threads),
@@ -206,7 +180,7 @@ def measure(rows: npt.NDArray[Any], repeats: int) -> None:
             "sum_known_over_floor": round(seconds["sum_known"] / seconds["floor"], 2),
             "numpy_over_ours": round(seconds["numpy"] / seconds["both_passes"], 1),
             "torch_over_ours": round(seconds["torch"] / seconds["both_passes"], 1),
-            "resident_mb": round(grown / 1e6, 1),
+            "resident_mb": round(peak.grown / 1e6, 1),
         },
         "numpy",
         "torch",

@@ -109,10 +109,13 @@ class OnlineDataset(RLHFDataset):  # type: ignore[misc]
 
     @cached_property
     def _prompts(self) -> str:
-        """A digest of all prompts in their order: rows are numbers, and those of another file are the same."""
+        """A digest of all prompts in their order: rows are numbers, and those of another file are the same.
+
+        Of what is no JSON (an image), its type alone: how it is shown may differ from process to process.
+        """
         digest = hashlib.sha256()
         for prompt in self.dataframe[self.prompt_key]:
-            digest.update(json.dumps(prompt, sort_keys=True, default=str).encode() + b"\0")
+            digest.update(json.dumps(prompt, sort_keys=True, default=_type_name).encode() + b"\0")
         return digest.hexdigest()
 
 
@@ -173,6 +176,10 @@ def _is_training(files: Any, config: Any) -> bool:
             "name another file (or a copy) for validation"
         )
     return own == train
+
+
+def _type_name(value: object) -> str:
+    return type(value).__name__
 
 
 def _listed(files: Any) -> list[str]:
